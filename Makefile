@@ -1,0 +1,85 @@
+# Everything a developer types. `make` alone lists it. Needs Python 3.11 or newer and make, nothing else.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test test-full check fix docs migration venv venv-dev
+MAKEFLAGS += --no-print-directory
+
+# Any Python from 3.11 on: `make run PYTHON=/path/to/python3.12`.
+PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_NO_INPUT := 1
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+run: venv ## Start a demo: Postgres, the relay, an example upstream. Prints a curl line to paste.
+	@exec $(BIN)/python -m relay demo --follow-parent
+
+test: venv-dev ## Run every test that takes no long time.
+	@$(BIN)/python -m pytest -n 2 -m "not full"
+
+test-full: venv-dev ## Run every test: long matrices, faults, foreign clients.
+	@$(BIN)/python -m pytest -n 2
+
+check: venv-dev ## Check format, lint, types, import direction, printed pages.
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m relay.cli.print_pages --check
+
+fix: venv-dev ## Format, and mend what the linter can mend.
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
+
+docs: venv ## Print the pages that come from code: settings, errors, metrics, command line.
+	@$(BIN)/python -m relay.cli.print_pages
+
+migration: venv-dev ## Write a migration from the tables as they are now: make migration m="add a column".
+	@test -n "$(m)" || { echo 'say what it does: make migration m="add a column"' >&2; exit 2; }
+	@$(BIN)/python -m relay.cli.new_migration "$(m)"
+
+# ── the environment ──────────────────────────────────────────────────────────────────────────────
+# The lock that was installed is kept inside; as long as it equals the one in the tree, nothing is done.
+
+venv:
+	@$(call install,requirements.lock)
+
+venv-dev:
+	@$(call install,requirements-dev.lock)
+
+define install
+cmp -s $(1) $(VENV)/installed-$(1) || { $(make_venv) && $(link_project) \
+	&& echo "installing $(1) into $(VENV) (once)" \
+	&& $(BIN)/python -m pip install --quiet --require-hashes -r $(1) \
+	&& cp $(1) $(VENV)/installed-$(1); }
+endef
+
+define make_venv
+{ { [ -x $(BIN)/python ] && [ -x $(BIN)/pip ]; } || { \
+	chosen=; bare=; \
+	for python in $(PYTHON); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then chosen=$$python; break; fi; \
+		bare=$${bare:-$$python}; \
+	done; \
+	if [ -n "$$chosen" ]; then \
+		echo "creating $(VENV) with $$("$$chosen" --version)" && "$$chosen" -m venv --clear $(VENV); \
+	elif [ -n "$$bare" ]; then \
+		echo "error: $$bare cannot create virtual environments: its module ensurepip is missing." >&2; \
+		echo "       On Debian and Ubuntu install it with: apt-get install python3-venv" >&2; exit 1; \
+	else \
+		echo "error: no Python 3.11 or newer found (looked for: $(PYTHON))." >&2; \
+		echo "       Install one (on Debian and Ubuntu: apt-get install python3 python3-venv), or name it: make run PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; }; }
+endef
+
+# The checkout itself is importable without building anything; `.venv/bin/relay` works from everywhere.
+define link_project
+pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/relay-checkout.pth" \
+	&& printf '#!/bin/sh\nexec "$$(dirname "$$0")/python" -m relay "$$@"\n' > $(BIN)/relay && chmod +x $(BIN)/relay
+endef

@@ -1,0 +1,129 @@
+"""Who may use the admin side, and what a request of theirs works with.
+
+``OperatorRoute`` is the class of every admin route. It checks the operator's token first, then what the
+address says, and only then reads the body: nobody without the token makes Relay read or parse anything.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from relay.api.admin.documents import check_storable, read_document
+from relay.api.openapi import ADMIN_PREFIX
+from relay.api.problems import context_of
+from relay.db.engine import Database
+from relay.destinations.destination import Destination, DestinationSpec
+from relay.destinations.sealing import Sealer
+from relay.errors import ContentTypeRefused, DatabaseUnavailable, OperatorTokenInvalid, RelayError, RequestInvalid, UploadTooLarge
+from relay.ledger.audit import Actor
+from relay.settings import Settings
+
+ALWAYS: tuple[type[RelayError], ...] = (OperatorTokenInvalid, RequestInvalid, DatabaseUnavailable)
+"""What every operation may answer; to be declared with it."""
+
+WITH_DOCUMENT: tuple[type[RelayError], ...] = (*ALWAYS, ContentTypeRefused, UploadTooLarge)
+"""The same for one that reads a document."""
+
+
+class OpenDestinations(Protocol):
+    """Destinations ready for use."""
+
+    def open(self, spec: DestinationSpec) -> Destination: ...
+
+
+class Parts(Protocol):
+    """The parts of a running process that the admin side uses; ``app.state.services`` has them."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def database(self) -> Database: ...
+    @property
+    def sealer(self) -> Sealer: ...
+    @property
+    def destinations(self) -> OpenDestinations: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What one request of an operator works with: who acts, and the parts of the process."""
+
+    actor: Actor
+    parts: Parts
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open the transaction of this request."""
+        return self.parts.database.transaction()
+
+
+def open_desk(request: Request) -> Desk:
+    """Give an endpoint its desk. The operator was authenticated by ``OperatorRoute`` before."""
+    return Desk(Actor("operator", context_of(request.scope).request_id), request.app.state.services)
+
+
+OperatorDesk = Annotated[Desk, Depends(open_desk)]
+
+
+def check_operator(request: Request, token: SecretStr | None) -> None:
+    """Compare the request's token with the configured one, in a time that tells nothing.
+
+    Raises:
+        OperatorTokenInvalid: missing, wrong, ambiguous, or none is configured.
+    """
+    expected = token.get_secret_value() if token is not None else ""
+    given = request.headers.getlist("authorization")
+    scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    # An empty token is none: it must not be matched by an empty field.
+    is_valid = hmac.compare_digest(_digest(credentials.strip()), _digest(expected)) and expected != ""
+    if scheme.lower() != "bearer" or not is_valid:
+        raise OperatorTokenInvalid
+
+
+class DocumentRequest(Request):
+    """A request whose body was read and parsed by ``read_document``."""
+
+    def __init__(self, request: Request, document: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._document = document
+
+    async def body(self) -> bytes:
+        """Say only whether there is a body: the framework asks for its JSON next."""
+        return b"" if self._document is None else b"null"
+
+    async def json(self) -> Any:
+        """Give the document that was parsed."""
+        return self._document
+
+
+class OperatorRoute(APIRoute):
+    """A route of the admin side: the token, then the address, then the body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def authenticate_then_answer(request: Request) -> Response:
+            parts: Parts = request.app.state.services
+            check_operator(request, parts.settings.admin.token)
+            check_storable(dict(request.path_params), ("path",))
+            check_storable(dict(request.query_params), ("query",))
+            document = await read_document(request) if self.body_field is not None else None
+            return await answer(DocumentRequest(request, document))
+
+        return authenticate_then_answer
+
+
+def operator_router(path: str, tag: str) -> APIRouter:
+    """Make the router of one noun below the admin prefix."""
+    return APIRouter(prefix=ADMIN_PREFIX + path, tags=[tag], route_class=OperatorRoute, strict_content_type=False)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

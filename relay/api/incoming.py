@@ -1,0 +1,113 @@
+"""ASGI ``receive`` → the client's bytes; the client's disconnect → ClientGone."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope
+
+from relay.errors import ClientGone
+from relay.protocols.header_rules import Field, Framing
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request as the server parsed it."""
+
+    method: str
+    raw_path: bytes
+    query: bytes
+    headers: list[Field]
+    http_version: str
+    peer_address: str | None
+    scheme: str
+
+    @classmethod
+    def of(cls, scope: Scope) -> "Head":
+        """Read the head out of an ASGI scope."""
+        client = scope.get("client")
+        return cls(
+            method=scope["method"],
+            raw_path=scope["raw_path"],
+            query=scope["query_string"],
+            headers=scope["headers"],
+            http_version=scope["http_version"],
+            peer_address=client[0] if client else None,
+            scheme=scope["scheme"],
+        )
+
+
+class Incoming:
+    """The body's bytes as they come from the server. Nothing is asked for before the first ``read``."""
+
+    def __init__(self, receive: Receive, framing: Framing) -> None:
+        self._receive = receive
+        self.framing = framing
+        self._received_bytes = 0
+        self._has_ended = framing.length == 0
+        self._is_gone = False
+        self._is_asked = False
+
+    async def read(self) -> bytes | None:
+        """Read what has come, maybe nothing yet; ``None`` at the end.
+
+        Raises:
+            ClientGone: the client closed the connection first.
+        """
+        if self._has_ended:
+            return None
+        self._is_asked = True
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._is_gone = True
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        self._received_bytes += len(body)
+        if not message.get("more_body", False):
+            self._has_ended = True
+            return body or None
+        return body
+
+    @property
+    def _rest_bytes(self) -> int | None:
+        return None if self.framing.length is None else self.framing.length - self._received_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """True once nothing of the body is left to come."""
+        return self._has_ended or self._rest_bytes == 0
+
+    @property
+    def awaits_continue(self) -> bool:
+        """True while the client waits for a 100 that was not sent."""
+        return self.framing.expects_continue and not self._is_asked
+
+    def can_discard(self, most_bytes: int) -> bool:
+        """True when the rest of the body is known to be short enough to throw away and keep the connection."""
+        rest = self._rest_bytes
+        return self.is_whole or (not self.awaits_continue and rest is not None and rest <= most_bytes)
+
+    async def discard(self, *, most_bytes: int, seconds: float) -> bool:
+        """Read the rest and throw it away, within both bounds; true when the body ended within them."""
+        if self.awaits_continue:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.is_whole and most_bytes > 0:
+                    most_bytes -= len(await self.read() or b"")
+        except (TimeoutError, ClientGone):
+            return False
+        return self.is_whole
+
+    async def has_left(self) -> bool:
+        """True when the client is known to be gone. Does not wait; asked only once the body is whole."""
+        while not self._is_gone:
+            asking = asyncio.ensure_future(self._receive())
+            await asyncio.sleep(0)
+            if not asking.done():
+                asking.cancel()
+                return False
+            message = asking.result()
+            self._is_gone = message["type"] == "http.disconnect"
+            if not self._is_gone and message.get("body"):
+                return False
+        return True

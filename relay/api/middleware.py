@@ -1,0 +1,92 @@
+"""What surrounds every request: its context, the ids in its answer, one access line, its duration."""
+
+import logging
+import time
+from email.utils import formatdate
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from relay.protocols.header_rules import Field, Networks, Peer, client_address, is_within
+from relay.settings import TrustedSettings
+from relay.telemetry import REQUEST_SECONDS, RequestContext
+
+_IDS = frozenset([b"relay-request-id", b"relay-upload-id"])
+access = logging.getLogger("relay.access")
+
+
+class RequestMiddleware:
+    """Outermost: makes the context, and tells what became of the request when it has ended."""
+
+    def __init__(self, app: ASGIApp, trusted: TrustedSettings) -> None:
+        self._app = app
+        self._trusted = trusted.proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = RequestContext()
+        context.client_address = client_address(scope["headers"], peer_of(scope, self._trusted), self._trusted)
+        scope.setdefault("state", {})["context"] = context
+        told = _Told(context, send)
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, told.send)
+        finally:
+            seconds = time.perf_counter() - began
+            REQUEST_SECONDS.observe(seconds)
+            _log(scope, context, told, seconds)
+
+
+def peer_of(scope: Scope, trusted: Networks) -> Peer:
+    """Who is at the other end of the connection."""
+    client = scope.get("client")
+    address = client[0] if client else None
+    return Peer(address, scope["scheme"], is_within(address, trusted))
+
+
+class _Told:
+    """Puts the ids into the answer and remembers what was told."""
+
+    def __init__(self, context: RequestContext, send: Send) -> None:
+        self._context = context
+        self._send = send
+        self.status: int | None = None
+        self.bytes_out = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": self._with_ids(message.get("headers", []))}
+        elif message["type"] == "http.response.body":
+            self.bytes_out += len(message.get("body", b""))
+        await self._send(message)
+
+    def _with_ids(self, headers: list[Field]) -> list[Field]:
+        fields = [(name, value) for name, value in headers if name not in _IDS]
+        fields.append((b"relay-request-id", self._context.request_id.encode()))
+        if self._context.upload_id is not None:
+            fields.append((b"relay-upload-id", self._context.upload_id.encode()))
+        if all(name != b"date" for name, _ in fields):  # RFC 9110 "Date": whoever passes an answer on without one adds it
+            fields.append((b"date", formatdate(usegmt=True).encode()))
+        return fields
+
+
+def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> None:
+    if not access.isEnabledFor(logging.INFO):
+        return
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"][:2048],
+        "status": told.status,
+        "outcome": context.outcome,
+        "code": context.code,
+        "request_id": context.request_id,
+        "upload_id": context.upload_id,
+        "tenant": context.tenant,
+        "bytes_in": context.bytes_in,
+        "bytes_out": told.bytes_out,
+        "seconds": round(seconds, 6),
+        "client": context.client_address,
+    }
+    access.info("request", extra={"fields": fields})

@@ -1,0 +1,198 @@
+"""Wires one process together: everything a request needs is made in the lifespan and closed in reverse.
+
+Nothing here decides anything; nothing below here makes its own collaborators.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import select
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from relay.api import admin, health, openapi, problems
+from relay.api.middleware import RequestMiddleware
+from relay.api.upload import DoorSettings, UploadDoor
+from relay.db.engine import Database
+from relay.db.schema import check_schema
+from relay.destinations.disk_file import sweep
+from relay.destinations.egress import Egress
+from relay.destinations.opened import OpenDestinations
+from relay.destinations.sealing import Sealer
+from relay.errors import DatabaseUnavailable
+from relay.ledger.journal import Journal
+from relay.ledger.refusals import Refusals
+from relay.ledger.retention import Retention
+from relay.ledger.rows import InstallationRow
+from relay.ledger.shipper import Shipper
+from relay.settings import Settings, SettingsInvalid
+from relay.tenants.admission import Admission
+from relay.tenants.changes import Changes
+from relay.tenants.directory import Directory
+from relay.uploads.relay import Relay
+from relay.wire.client import Transport, make_client
+from relay.wire.names import Names
+
+START_RETRY_SECONDS = 0.1
+POOL_SWEEP_SECONDS = 10.0
+DRAIN_SHARE = timedelta(seconds=5)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running process that the edges use."""
+
+    settings: Settings
+    database: Database
+    directory: Directory
+    journal: Journal
+    shipper: Shipper
+    destinations: OpenDestinations
+    sealer: Sealer
+    relay: Relay
+    door: UploadDoor
+    installation_id: str
+
+    @property
+    def shutting_down(self) -> bool:
+        """True once no new upload is taken."""
+        return self.relay.shutting_down
+
+    def begin_shutdown(self) -> None:
+        """Refuse new uploads from now on; running ones go on."""
+        self.relay.shutting_down = True
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the application; its parts come to life when its lifespan starts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings) as services:
+            app.state.services = services
+            yield
+            services.begin_shutdown()
+
+    app = FastAPI(title="Relay", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        services: Services = app.state.services
+        await services.door(scope, receive, send)
+
+    app.router.routes.insert(0, Route("/upload/{path:path}", endpoint=_Endpoint(door)))
+    app.include_router(health.router)
+    admin.install(app)
+    openapi.install(app)
+    problems.install(app)
+    app.add_middleware(RequestMiddleware, trusted=settings.trusted)
+    return app
+
+
+class _Endpoint:
+    """Starlette takes an object, and nothing else, for an ASGI endpoint of any method."""
+
+    def __init__(self, door: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._door(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def _services(settings: Settings) -> AsyncIterator[Services]:
+    url = settings.database.url
+    if url is None:
+        raise SettingsInvalid("RELAY_DATABASE_URL is not set: give a postgresql:// URL, or 'embedded'.")
+    listen_url = settings.database.listen_url or url
+    egress = Egress(settings.egress)
+    async with contextlib.AsyncExitStack() as stack:
+        database = Database(url.get_secret_value(), settings.database)
+        stack.push_async_callback(database.close)
+        installation_id = await _wait_for_database(database, settings)
+        names = Names(settings.dns)
+        stack.callback(names.close)
+        transport = Transport(names, egress.permit)
+        client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
+        sealer = Sealer(settings.secret.keys())
+        destinations = OpenDestinations(client, sealer, settings.disk)
+        stack.push_async_callback(destinations.close)
+        if settings.disk.root is not None:
+            settings.disk.root.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(sweep, settings.disk.root)
+        worker = str(uuid7())
+        journal = Journal.open(settings.data.dir / "journal", worker, settings.journal)
+        stack.callback(journal.close)
+        shipper = Shipper(journal, database, journal.folder.parent)
+        stack.callback(shipper.close)
+        refusals = Refusals(journal, settings.ledger)
+        changes = Changes(listen_url.get_secret_value(), settings.database)
+        directory = Directory(database, settings.directory, changes)
+        stack.push_async_callback(directory.close)
+        relay = Relay(destinations=destinations, admission=Admission(settings.upload), journal=journal, refusals=refusals)
+        door = UploadDoor(
+            relay,
+            directory,
+            installation_id=installation_id,
+            worker=worker,
+            settings=DoorSettings(settings.upload, settings.refusal, settings.trusted),
+        )
+        loops = {
+            "changes": changes.run,
+            "shipper": shipper.run,
+            "refusals": refusals.run,
+            "retention": Retention(database, settings.ledger).run,
+            "pools": lambda: _close_idle_pools(transport),
+        }
+        async with _running(loops):
+            yield Services(settings, database, directory, journal, shipper, destinations, sealer, relay, door, installation_id)
+            relay.shutting_down = True
+            await refusals.flush()
+            await shipper.drain(DRAIN_SHARE)
+
+
+@contextlib.asynccontextmanager
+async def _running(loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]) -> AsyncIterator[None]:
+    """Run the background loops for as long as the block lasts."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(), name=name) for name, run in loops.items()]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _close_idle_pools(transport: Transport) -> None:
+    while True:
+        await asyncio.sleep(POOL_SWEEP_SECONDS)
+        await transport.close_idle()
+
+
+async def _wait_for_database(database: Database, settings: Settings) -> str:
+    """Wait until Postgres answers with a schema that fits; return the installation's id.
+
+    Raises:
+        DatabaseUnavailable: it did not answer within the start timeout.
+        SchemaOutdated: the schema is older than this release.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.database.start_timeout.total_seconds()
+    while True:
+        try:
+            await check_schema(database)
+            async with database.transaction() as session:
+                return (await session.execute(select(InstallationRow.id))).scalar_one()
+        except DatabaseUnavailable:
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(START_RETRY_SECONDS)

@@ -1,0 +1,108 @@
+"""The command line: ``relay <noun> <verb>``, one module per noun.
+
+A module is imported when its command is asked for, so that ``relay --help`` and the supervisor stay
+light: neither FastAPI nor SQLAlchemy is loaded for them. The list below therefore repeats the first
+line of every command's help; a test holds the two equal.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or conflict.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from relay.errors import RelayError, RequestInvalid
+from relay.settings import SettingsInvalid
+
+FAILED = 1
+WRONG_USAGE = 2
+NOT_FOUND_OR_CONFLICT = 3
+
+COMMANDS = {
+    "demo": "Start everything at once: Postgres, the relay, an example upstream, a tenant with a key.",
+    "serve": "Run the relay: a supervisor and its workers.",
+    "migrate": "Bring the database to the schema of this release.",
+    "tenant": "Create, show, change and delete tenants.",
+    "key": "Issue, list and revoke the keys of a tenant.",
+    "destination": "Say where a tenant's bytes go.",
+    "route": "Lead a path prefix of a tenant to a destination.",
+    "ledger": "Read what happened.",
+}
+HIDDEN = {
+    "worker": "One worker process; the supervisor starts it.",
+    "upstream": "The example upstream; 'relay demo' starts it.",
+}
+
+
+class Failure(click.ClickException):
+    """A command failed; prints ``error: …`` and ends with the exit code that fits."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] # the way click documents
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", err=True, file=file)
+
+
+def describe(error: RelayError) -> str:
+    """Say a failure in one line for people: what happened, what to do, the stable code."""
+    members = "; ".join(f"{'.'.join(str(part) for part in item.location if part != 'body')}: {item.message}" for item in error.errors)
+    return f"{members or error.detail} ({error.code})"
+
+
+def exit_code_of(error: RelayError) -> int:
+    """Choose the exit code of a failure by its status."""
+    if isinstance(error, RequestInvalid):
+        return WRONG_USAGE
+    return NOT_FOUND_OR_CONFLICT if error.status in {404, 409, 412} else FAILED
+
+
+class Commands(click.Group):
+    """The commands by name; each one's module is imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS and cmd_name not in HIDDEN:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"relay.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RelayError as error:
+            raise Failure(describe(error), exit_code_of(error)) from None
+        except SettingsInvalid as error:
+            raise Failure(str(error)) from None
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"relay {import_module('relay.telemetry').VERSION}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version and exit.")
+def relay() -> None:
+    """Relay uploads: every tenant's files stream to that tenant's own destination.
+
+    Settings are RELAY_* environment variables; docs/settings.md lists them.
+    """
+
+
+def main() -> None:
+    """Run the command line; the console script ``relay`` calls this."""
+    relay(prog_name="relay")

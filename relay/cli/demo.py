@@ -1,0 +1,133 @@
+"""``relay demo``, which ``make run`` executes: everything at once, ready to paste a curl line.
+
+Nothing waits that need not: workers, preparation and example upstream import while Postgres starts. What
+the environment sets stays as it is set; the rest is made here and kept in ``demo.json``. The last lines
+printed are a contract, and ``ready`` is printed only when ``/readyz`` has answered 200.
+"""
+
+import contextlib
+import http.client
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from relay.cli import Failure
+from relay.cli.demo_file import DemoFile, DemoState, demo_environment
+from relay.cli.listening import bind
+from relay.cli.processes import Program
+from relay.cli.serve import Run, app_option, follow_option, supervise, worker_options
+from relay.settings import EMBEDDED, Settings, load_settings, parse_listen
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.01
+ANSWER_SECONDS = 2.0
+
+
+@click.command()
+@worker_options
+@app_option
+@follow_option
+def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
+    """Start everything at once: Postgres, the relay, an example upstream, a tenant with a key.
+
+    Needs nothing: Postgres runs in the data directory (RELAY_DATA_DIR). Key and token are the same on
+    every start. Ctrl-C stops it.
+    """
+    started_at = time.monotonic() - _process_age_seconds()
+    given = load_settings()
+    file = DemoFile.of(given.data.dir)
+    added = demo_environment(given, file.load())
+    settings = load_settings({**os.environ, **added})
+    with supervise(settings, is_following=follow_parent) as run:
+        _check_free("RELAY_DEMO_UPSTREAM_LISTEN", settings.demo.upstream_listen)
+        held = run.spawn_workers(workers, factory, ("--prepare", "demo"))
+        upstream = run.supervisor.spawn(Program("the example upstream", ("upstream",)))
+        run.supervisor.tell(upstream, added)
+        run.release(held, {**added, **_database(run, settings)})
+        _wait(run, lambda: _is_open(settings.demo.upstream_listen), "the example upstream does not listen")
+        _wait(run, lambda: _status(run.admin_url, "/readyz") == http.HTTPStatus.OK, "/readyz does not answer 200")
+        click.echo(f"started in {time.monotonic() - started_at:.1f} s")
+        for line in Lines(run.url, run.admin_url, _token(settings), file.load()).all():
+            click.echo(line)
+        run.supervisor.run()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What the demo prints last."""
+
+    url: str
+    admin_url: str
+    token: str
+    state: DemoState
+
+    def all(self) -> list[str]:
+        """The lines; programs read them, so keys and order stay."""
+        curl = "curl -sS -H 'Authorization: Bearer"
+        return [
+            f"url: {self.url}",
+            "tenant: demo",
+            f"key: {self.state.key}",
+            f"admin-token: {self.token}",
+            f"upload: {curl} {self.state.key}' --data-binary @README.md {self.url}/upload/disk/README.md",
+            f"forward: {curl} {self.state.key}' -F file=@README.md '{self.url}/upload/hello/world?q1=x'",
+            f"ledger: {curl} {self.token}' '{self.admin_url}/admin/v1/ledger?tenant=demo&limit=1'",
+            "ready",
+        ]
+
+
+def _database(run: Run, settings: Settings) -> Mapping[str, str]:
+    """Start the embedded Postgres, unless the environment names another one."""
+    url = settings.database.url.get_secret_value() if settings.database.url else EMBEDDED
+    return {"RELAY_DATABASE_URL": run.start_postgres()} if url == EMBEDDED else {}
+
+
+def _token(settings: Settings) -> str:
+    return settings.admin.token.get_secret_value() if settings.admin.token else ""
+
+
+def _check_free(variable: str, listen: str) -> None:
+    """Say now, under the variable's name, that a child's port is busy."""
+    bind(variable, listen).close()
+
+
+def _wait(run: Run, is_so: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise Failure(f"{otherwise} after {READY_SECONDS:.0f} s; the log above says why")
+        run.supervisor.step(POLL_SECONDS)
+
+
+def _is_open(listen: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(parse_listen(listen), ANSWER_SECONDS):
+        return True
+    return False
+
+
+def _status(url: str, path: str) -> int | None:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _process_age_seconds() -> float:
+    """How long this process has run: the interpreter's own start counts too (Linux; elsewhere 0)."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, uptime - ticks / os.sysconf("SC_CLK_TCK"))

@@ -1,0 +1,158 @@
+"""``relay destination``: say where a tenant's bytes go, and whether they can get there."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from relay.api.admin.destinations import DestinationPayload, FindingPayload
+from relay.api.admin.payloads import Listing
+from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
+from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
+from relay.destinations.destination import DestinationSpec, Finding
+from relay.destinations.egress import Egress
+from relay.destinations.opened import OpenDestinations
+from relay.destinations.registry import DestinationChange, DestinationDraft
+from relay.destinations.sealing import Sealer
+from relay.errors import DestinationMisconfigured, DestinationNotFound
+from relay.tenants import owned_destinations, registry
+from relay.wire.client import Transport, make_client
+from relay.wire.names import Names
+
+
+@click.group()
+def destination() -> None:
+    """Say where a tenant's bytes go."""
+
+
+@destination.command("set")
+@click.argument("tenant")
+@click.argument("name")
+@click.option("--http", "base_url", metavar="URL", help="A tenant's HTTP service; the rest of the path is put after it.")
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent with every upload, sealed at rest. Repeatable.")
+@click.option("--disk", "directory", metavar="DIR", help="A folder below RELAY_DISK_ROOT.")
+@click.option("--overwrite", type=click.Choice(["refuse", "replace"]), help="When a file of this name exists; default: refuse.")
+@click.option("--default", "is_default", is_flag=True, help="Make it the tenant's default destination.")
+@desk_options
+def set_destination(options: Options, tenant: str, name: str, *, is_default: bool, **told: Any) -> None:
+    """Make a destination, or change it; a tenant's first one becomes its default.
+
+    Headers that are given replace those of before; without --header they stay.
+    """
+    draft = _draft(name, **told)
+
+    async def work(desk: Desk) -> DestinationSpec:
+        sealer = Sealer(desk.settings.secret.keys())
+        async with desk.database.transaction() as session:
+            spec = await _put(session, desk, sealer, tenant, draft)
+            if is_default:
+                await registry.change_tenant(session, desk.actor, tenant, {"default_destination": name})
+            return spec
+
+    show(options, DestinationPayload.of(at_desk(options, work)))
+
+
+@destination.command("list")
+@click.argument("tenant")
+@page_options
+@desk_options
+def list_destinations(options: Options, tenant: str, limit: int, cursor: str | None) -> None:
+    """List a tenant's destinations by name."""
+
+    async def work(desk: Desk) -> Listing[DestinationPayload]:
+        async with desk.database.transaction() as session:
+            return Listing.of(await owned_destinations.list_destinations(session, tenant, limit, cursor), DestinationPayload.of)
+
+    show_page(options, at_desk(options, work).model_dump(mode="json"), ("name", "kind", "config", "secret_names"))
+
+
+@destination.command()
+@click.argument("tenant")
+@click.argument("name")
+@desk_options
+def check(options: Options, tenant: str, name: str) -> None:
+    """Say whether a destination is reachable, permitted and writable, as seen from here. Exit code 1 if not."""
+
+    async def work(desk: Desk) -> Finding:
+        async with desk.database.transaction() as session:
+            spec = await owned_destinations.get_destination(session, tenant, name)
+        return await _check(desk, spec)
+
+    finding = at_desk(options, work)
+    show(options, FindingPayload.of(finding))
+    if not finding.ok:
+        click.get_current_context().exit(FAILED)
+
+
+@destination.command()
+@click.argument("tenant")
+@click.argument("name")
+@desk_options
+def delete(options: Options, tenant: str, name: str) -> None:
+    """Delete a destination that no route leads to."""
+
+    async def work(desk: Desk) -> None:
+        async with desk.database.transaction() as session:
+            await owned_destinations.delete_destination(session, desk.actor, tenant, name)
+
+    at_desk(options, work)
+    say(options, f"destination {name} of {tenant} is deleted")
+
+
+def _draft(name: str, *, base_url: str | None, headers: tuple[str, ...], directory: str | None, overwrite: str | None) -> DestinationDraft:
+    if (base_url is None) == (directory is None):
+        raise click.UsageError("Give either --http URL or --disk DIR.")
+    if base_url is not None:
+        if overwrite is not None:
+            raise click.UsageError("--overwrite belongs to --disk.")
+        return DestinationDraft(name, "http", {"base_url": base_url}, {"headers": _parse_headers(headers)} if headers else None)
+    if headers:
+        raise click.UsageError("--header belongs to --http.")
+    config = {"directory": directory} | ({"overwrite": overwrite} if overwrite else {})
+    return DestinationDraft(name, "disk", config)
+
+
+def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
+    parsed: dict[str, str] = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise click.UsageError(f"--header takes 'Name: value'; {name!r} has no colon.")
+        parsed[name.strip()] = value.strip()
+    return parsed
+
+
+async def _put(session: AsyncSession, desk: Desk, sealer: Sealer, tenant: str, draft: DestinationDraft) -> DestinationSpec:
+    try:
+        before = await owned_destinations.get_destination(session, tenant, draft.name)
+    except DestinationNotFound:
+        return await owned_destinations.create_destination(session, desk.actor, sealer, tenant, draft)
+    if before.kind != draft.kind:
+        message = f"{draft.name} is a destination of kind {before.kind}. Delete it first, or choose another name."
+        raise Failure(message, NOT_FOUND_OR_CONFLICT)
+    members: dict[str, Any] = {"config": draft.config}
+    if draft.secrets is not None:
+        members["secrets"] = _replace_headers(before, draft.secrets["headers"])
+    change = DestinationChange(members)
+    return await owned_destinations.change_destination(session, desk.actor, sealer, (tenant, draft.name), change)
+
+
+def _replace_headers(before: DestinationSpec, headers: Mapping[str, str]) -> dict[str, Any]:
+    """A merge patch that leaves these headers and no others."""
+    return {"headers": {**dict.fromkeys(before.secret_names), **headers}}
+
+
+async def _check(desk: Desk, spec: DestinationSpec) -> Finding:
+    settings = desk.settings
+    async with contextlib.AsyncExitStack() as stack:
+        names = Names(settings.dns)
+        stack.callback(names.close)
+        client = await stack.enter_async_context(make_client(Transport(names, Egress(settings.egress).permit)))
+        destinations = OpenDestinations(client, Sealer(settings.secret.keys()), settings.disk)
+        stack.push_async_callback(destinations.close)
+        try:
+            return await destinations.open(spec).check()
+        except DestinationMisconfigured as error:
+            return Finding(ok=False, code=error.code, detail=error.detail)

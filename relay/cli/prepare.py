@@ -1,0 +1,105 @@
+"""What the first worker does before it serves from an embedded database, in a process that has it all imported.
+
+It migrates only where the schema is older, and for the demo makes what is missing of the tenant ``demo``:
+a second start changes nothing.
+"""
+
+import asyncio
+import contextlib
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from relay.cli.demo_file import DemoFile, DemoState
+from relay.db.engine import Database
+from relay.db.schema import migrate
+from relay.destinations.registry import DestinationChange, DestinationDraft
+from relay.destinations.sealing import Sealer
+from relay.errors import DestinationNotFound, KeyInvalid, KeyNotFound, RouteExists, TenantExists, TenantNotFound
+from relay.ledger.audit import Actor
+from relay.settings import Settings
+from relay.tenants import issued_keys, owned_destinations, registry, routing
+from relay.tenants.issued_keys import KeyDraft
+from relay.tenants.keys import parse_key
+from relay.tenants.registry import TenantDraft
+from relay.tenants.routing import RouteDraft
+
+TENANT = "demo"
+ACTOR = Actor("cli:demo")
+
+
+class DemoGone(Exception):
+    """The demo's tenant was deleted, and slugs are unique for ever."""
+
+
+def prepare(purpose: str, settings: Settings) -> None:
+    """Bring the database into the state that ``serve`` or ``demo`` needs.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer.
+        DemoGone: the demo's tenant was deleted.
+    """
+    url = settings.database.url.get_secret_value() if settings.database.url else ""
+    migrate(url)
+    if purpose == "demo":
+        asyncio.run(make_demo(url, settings, DemoFile.of(settings.data.dir)))
+
+
+async def make_demo(url: str, settings: Settings, file: DemoFile) -> None:
+    """Make what is missing of the demo's tenant and write down its key."""
+    state = file.load()
+    upstream_url = f"http://{settings.demo.upstream_listen}/upload"
+    database = Database(url, settings.database)
+    try:
+        async with database.transaction() as session:
+            await _ensure_tenant(session)
+            await _ensure_destinations(session, settings, state, upstream_url)
+            key = await _ensure_key(session, state)
+    finally:
+        await database.close()
+    if (key, upstream_url) != (state.key, state.upstream_url):
+        file.save(DemoState(state.admin_token, state.secret_key, key, upstream_url))
+
+
+async def _ensure_tenant(session: AsyncSession) -> None:
+    try:
+        await registry.get_tenant(session, TENANT)
+    except TenantNotFound:
+        try:
+            await registry.create_tenant(session, ACTOR, TenantDraft(TENANT, "Demo"))
+        except TenantExists:
+            raise DemoGone("The tenant 'demo' was deleted, and slugs are unique for ever. Start with another RELAY_DATA_DIR.") from None
+
+
+async def _ensure_destinations(session: AsyncSession, settings: Settings, state: DemoState, upstream_url: str) -> None:
+    sealer = Sealer(settings.secret.keys())
+    echo = {"base_url": upstream_url}
+    try:
+        await owned_destinations.get_destination(session, TENANT, "echo")
+        if state.upstream_url not in {None, upstream_url}:  # the example upstream moved; what the user changed stays
+            change = DestinationChange({"config": echo})
+            await owned_destinations.change_destination(session, ACTOR, sealer, (TENANT, "echo"), change)
+    except DestinationNotFound:
+        await owned_destinations.create_destination(session, ACTOR, sealer, TENANT, DestinationDraft("echo", "http", echo))
+    try:
+        await owned_destinations.get_destination(session, TENANT, "disk")
+    except DestinationNotFound:
+        # The demo's line may be pasted twice: the second file replaces the first.
+        disk = DestinationDraft("disk", "disk", {"directory": TENANT, "overwrite": "replace"})
+        await owned_destinations.create_destination(session, ACTOR, sealer, TENANT, disk)
+        await _ensure_route(session)
+
+
+async def _ensure_route(session: AsyncSession) -> None:
+    with contextlib.suppress(RouteExists):  # the user leads these paths elsewhere
+        await routing.create_route(session, ACTOR, TENANT, RouteDraft("disk", "disk", strip_prefix=True))
+
+
+async def _ensure_key(session: AsyncSession, state: DemoState) -> str:
+    """Keep the key of the last start while it works; else issue one."""
+    try:
+        key = await issued_keys.get_key(session, TENANT, parse_key(state.key or "").id)
+        if state.key is not None and key.revoked_at is None:
+            return state.key
+    except (KeyInvalid, KeyNotFound):
+        pass  # the first start, or the database is another one
+    return (await issued_keys.issue_key(session, ACTOR, TENANT, KeyDraft("demo"))).text

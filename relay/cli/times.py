@@ -1,0 +1,19 @@
+"""Times on the command line: written as REST takes them."""
+
+from datetime import datetime
+
+import click
+
+from relay.api.admin.payloads import parse_time
+
+
+class Time(click.ParamType[datetime]):
+    """A time as RFC 3339 writes it."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            return parse_time(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

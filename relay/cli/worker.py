@@ -1,0 +1,178 @@
+"""One worker process: the app on a uvicorn server, on sockets that the supervisor bound.
+
+The app is imported first and the settings come afterwards (``parents``), so that this takes place while
+Postgres starts. A worker that cannot start says why in one line and ends with ``REFUSED``.
+"""
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+import uvicorn
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+
+from relay.cli import describe
+from relay.cli.listening import BACKLOG
+from relay.cli.parents import Parent
+from relay.cli.prepare import DemoGone, prepare
+from relay.cli.processes import REFUSED
+from relay.db.schema import SchemaOutdated
+from relay.errors import RelayError
+from relay.settings import Settings, SettingsInvalid, load_settings
+from relay.telemetry import configure_logging
+
+BROKE = 1
+KEEP_ALIVE_SECONDS = 75
+
+logger = logging.getLogger(__name__)
+
+
+class WatchedApp:
+    """The app, with an eye on its lifespan: why it did not start, and that its background work still runs."""
+
+    def __init__(self, app: ASGI3Application) -> None:
+        self._app = app
+        self.on_failed: Callable[[], None] | None = None
+        self.failure: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_trace(message: ASGISendEvent) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message = {"type": "lifespan.startup.failed", "message": ""}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except Exception as error:
+            self.failure = error
+            if self.on_failed is not None:
+                self.on_failed()
+            raise
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that tells the supervisor when it serves."""
+
+    def __init__(self, config: uvicorn.Config, parent: Parent, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._parent = parent
+        self._on_stop = on_stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+            self._parent.say_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        super().handle_exit(sig, frame)
+
+    def stop(self) -> None:
+        """Stop as on SIGTERM."""
+        self.should_exit = True
+
+
+@click.command(hidden=True)
+@click.option("--parent", type=int, required=True, help="Process id of the supervisor.")
+@click.option("--socket", "inherited", multiple=True, metavar="NAME=FD", help="An inherited listening socket.")
+@click.option("--app", "factory", default="relay.app:create_app", show_default=True, help="What makes the app from the settings.")
+@click.option("--prepare", "purpose", type=click.Choice(["serve", "demo"]), help="Bring the embedded database up to date first.")
+def worker(parent: int, inherited: tuple[str, ...], factory: str, purpose: str | None) -> None:
+    """One worker process; the supervisor starts it."""
+    supervisor = Parent(parent)
+    raise_file_limit()
+    try:
+        module, _, attribute = factory.partition(":")
+        create_app = getattr(import_module(module), attribute)
+        supervisor.wait_for_settings()
+        settings = load_settings()
+        configure_logging(settings.log)
+        if purpose is not None:
+            prepare(purpose, settings)
+        app = create_app(settings)
+    except Exception as error:  # noqa: BLE001 - whatever it is, this worker cannot start and says so
+        _say(error)
+        sys.exit(REFUSED)
+    sockets = [socket.socket(fileno=int(item.partition("=")[2])) for item in inherited]
+    sys.exit(serve(app, settings, sockets, supervisor))
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: an upload takes two descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor: Parent) -> int:
+    """Serve until told to stop; return the exit code."""
+    # uvicorn raises the signal that stopped it again when it has finished: that is the end we want.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def begin_shutdown() -> None:
+        services = getattr(app.state, "services", None)
+        if services is not None:
+            services.begin_shutdown()
+
+    watched = WatchedApp(app)
+    server = Server(_configure(watched, settings), supervisor, begin_shutdown)
+    watched.on_failed = server.stop
+    try:
+        server.run(sockets)
+    except SystemExit:
+        if server.started:
+            raise
+    if not server.started:
+        _say(watched.failure)
+        return REFUSED
+    if watched.failure is not None:
+        logger.error("the background work of worker %d failed", os.getpid(), exc_info=watched.failure)
+        return BROKE
+    return 0
+
+
+def _configure(app: Any, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        backlog=BACKLOG,
+        proxy_headers=False,  # the middleware believes the proxies that the settings name, and no other
+        server_header=False,
+        date_header=False,  # an upstream's answer carries its own
+        access_log=False,
+        log_config=None,
+        log_level="critical",  # until it serves: why it does not is ours to say
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
+    )
+
+
+def _say(failure: BaseException | None) -> None:
+    """Tell why the worker does not start: one line for what is foreseen, the whole trace for a bug."""
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    if isinstance(failure, RelayError):
+        click.echo(f"error: {describe(failure)}", err=True)
+    elif isinstance(failure, SettingsInvalid | SchemaOutdated | DemoGone):
+        click.echo(f"error: {failure}", err=True)
+    else:
+        logger.error("the worker cannot start", exc_info=failure)

@@ -1,0 +1,229 @@
+"""What a destination is told by its owner: ``config`` and ``secrets`` of each kind, checked member by member.
+
+Values go in as JSON and come out frozen, with their defaults filled in. Whatever is wrong becomes one
+``RequestInvalid`` that names every wrong member; a secret's value is in no error, because inputs are never quoted.
+Not here: whether the place can be reached (``check`` of the destination) or may be reached (``egress``).
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from relay.errors import FieldError, RequestInvalid
+from relay.protocols.header_rules import HOP_BY_HOP
+
+SUPPORTED_KINDS = ("http", "disk")
+
+_HEADERS_MOST = 64
+_HEADER_VALUE_LONGEST = 8_192
+_DIRECTORY_LONGEST = 1_024
+_SEGMENT_LONGEST = 255
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_URL_CHARACTERS = re.compile(r"[\x21-\x7e]+")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NOT_THE_OWNERS = frozenset(name.decode() for name in HOP_BY_HOP) | {
+    "content-length",
+    "expect",
+    "host",
+    "proxy-authenticate",
+    "proxy-authorization",
+}
+
+
+def _checked_base_url(value: str) -> str:
+    if not _URL_CHARACTERS.fullmatch(value) or "\\" in value or _BROKEN_ESCAPE.search(value):
+        raise ValueError("use a URL of printable ASCII, everything else percent-encoded")
+    if "?" in value or "#" in value:
+        raise ValueError("leave out query and fragment: the client's query is passed on")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("use a valid host and a port from 1 to 65535") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("use http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("leave out user and password: send them by secrets.headers, as Authorization")
+    if port == 0 or parts.netloc.endswith(":") or not _is_host(parts.hostname or "", is_bracketed="[" in parts.netloc):
+        raise ValueError("use a valid host and a port from 1 to 65535")
+    if any(segment in {".", ".."} for segment in parts.path.replace("%2e", ".").replace("%2E", ".").split("/")):
+        raise ValueError("leave out dot segments")
+    return value
+
+
+def _is_host(host: str, *, is_bracketed: bool) -> bool:
+    if is_bracketed:
+        try:
+            return ipaddress.IPv6Address(host).scope_id is None
+        except ValueError:
+            return False
+    return 0 < len(host) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in host.removesuffix(".").split("."))
+
+
+def _checked_directory(value: str) -> str:
+    _check_relative(value)
+    return value
+
+
+def _checked_key_template(value: str) -> str:
+    if value.count("{path}") != 1 or set(value.replace("{path}", "")) & set("{}"):
+        raise ValueError("use {path} exactly once, and no other braces")
+    _check_relative(value.replace("{path}", "path"))
+    return value
+
+
+def _check_relative(value: str) -> None:
+    if not value.isprintable() or "\\" in value:
+        raise ValueError("leave out backslashes, NUL and control characters")
+    if value.startswith("/"):
+        raise ValueError("use a relative path: it lies below RELAY_DISK_ROOT")
+    for segment in value.split("/"):
+        if segment in {"", ".", ".."}:
+            raise ValueError("leave out empty and dot segments")
+        if len(segment.encode()) > _SEGMENT_LONGEST:
+            raise ValueError(f"use segments of at most {_SEGMENT_LONGEST} bytes")
+
+
+def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    names = [name.lower() for name in headers]
+    if len(set(names)) < len(names):
+        raise ValueError("give each header name once, whatever its case")
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise ValueError("use header names made of letters, digits and -_.!#$%&'*+^`|~")
+        if name.lower() in _NOT_THE_OWNERS:
+            raise ValueError(f"leave out {name}: framing, Host and hop-by-hop fields are Relay's own")
+        text = value.get_secret_value()
+        if not _FIELD_VALUE.fullmatch(text) or text != text.strip() or len(text) > _HEADER_VALUE_LONGEST:
+            raise ValueError(f"use printable ASCII without outer blanks, at most {_HEADER_VALUE_LONGEST} characters, as value of {name}")
+    return headers
+
+
+Seconds = Annotated[int | float, Field(gt=0, le=86_400)]
+
+
+class _Members(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class HttpConfig(_Members):
+    """A tenant's HTTP service. Times are in seconds; ``total_timeout_seconds`` of ``None`` is no limit."""
+
+    base_url: Annotated[str, Field(max_length=2_048), AfterValidator(_checked_base_url)]
+    connect_timeout_seconds: Seconds = 5
+    idle_timeout_seconds: Seconds = 60
+    total_timeout_seconds: Seconds | None = None
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class HttpSecrets(_Members):
+    """Header fields that go to a tenant's HTTP service with every upload."""
+
+    headers: Annotated[dict[str, SecretStr], Field(max_length=_HEADERS_MOST), AfterValidator(_checked_headers)] = {}
+
+
+class DiskConfig(_Members):
+    """A folder below ``RELAY_DISK_ROOT``; ``key_template`` names the file from the upload's ``{path}``."""
+
+    directory: Annotated[str, Field(min_length=1, max_length=_DIRECTORY_LONGEST), AfterValidator(_checked_directory)]
+    overwrite: Literal["refuse", "replace"] = "refuse"
+    key_template: Annotated[str, Field(max_length=_DIRECTORY_LONGEST), AfterValidator(_checked_key_template)] = "{path}"
+
+
+class NoSecrets(_Members):
+    """Of a kind that has no credentials."""
+
+
+Config = HttpConfig | DiskConfig
+Secrets = HttpSecrets | NoSecrets
+Model = TypeVar("Model", bound=_Members)
+
+
+def parse_http_config(config: Mapping[str, Any]) -> HttpConfig:
+    """Check the config of an HTTP destination.
+
+    Raises:
+        RequestInvalid: it names each wrong member.
+    """
+    return _parse(HttpConfig, config, "config")
+
+
+def parse_http_secrets(secrets: Mapping[str, Any]) -> HttpSecrets:
+    """Check the secrets of an HTTP destination.
+
+    Raises:
+        RequestInvalid: it names each wrong member and no value.
+    """
+    return _parse(HttpSecrets, secrets, "secrets")
+
+
+def parse_disk_config(config: Mapping[str, Any]) -> DiskConfig:
+    """Check the config of a disk destination.
+
+    Raises:
+        RequestInvalid: it names each wrong member.
+    """
+    return _parse(DiskConfig, config, "config")
+
+
+def parse_config(kind: str, config: Mapping[str, Any]) -> Config:
+    """Check the config of a destination of this kind.
+
+    Raises:
+        RequestInvalid: it names each wrong member, or says that the kind is not supported.
+    """
+    check_kind(kind)
+    return parse_http_config(config) if kind == "http" else parse_disk_config(config)
+
+
+def parse_secrets(kind: str, secrets: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the secrets of a destination of this kind and give them back as plain JSON, to be sealed.
+
+    Raises:
+        RequestInvalid: it names each wrong member and no value, or says that the kind is not supported.
+    """
+    check_kind(kind)
+    if kind == "http":
+        headers = parse_http_secrets(secrets).headers
+        return {"headers": {name: value.get_secret_value() for name, value in headers.items()}} if headers else {}
+    _parse(NoSecrets, secrets, "secrets")
+    return {}
+
+
+def name_secrets(secrets: Mapping[str, Any]) -> list[str]:
+    """Name what ``parse_secrets`` gave: the header names of an HTTP destination, in order."""
+    return list(secrets.get("headers", {}))
+
+
+def check_kind(kind: str) -> None:
+    """Raise ``RequestInvalid`` unless destinations of this kind can be made."""
+    if kind not in SUPPORTED_KINDS:
+        error = FieldError(("body", "kind"), "kind_not_supported", f"Use one of: {', '.join(SUPPORTED_KINDS)}.")
+        raise RequestInvalid("Destinations of this kind are not supported.", errors=[error])
+
+
+def _parse(model: type[Model], value: Mapping[str, Any], member: str) -> Model:
+    try:
+        return model.model_validate(dict(value))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        errors = [_field_error(item["loc"], item["type"], item["msg"], member) for item in found if not _is_half(item["loc"], item["type"])]
+        raise RequestInvalid(errors=errors) from None
+
+
+def _is_half(location: tuple[int | str, ...], code: str) -> bool:
+    """True for the first of two reports of one fault: a number that may be whole or not is tried as both."""
+    return code == "int_type" and location[-1] == "int"
+
+
+def _field_error(location: tuple[int | str, ...], code: str, message: str, member: str) -> FieldError:
+    # The number type that was tried is no member of the request.
+    place = location[:-1] if code == "float_type" and location[-1] == "float" else location
+    return FieldError(("body", member, *place), code, message.removeprefix("Value error, "))

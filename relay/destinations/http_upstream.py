@@ -1,0 +1,237 @@
+"""A tenant's HTTP service: the request goes on as it came, the answer comes back as it comes.
+
+httpx sends the body and then looks for the answer; an answer of 300 or more that comes earlier is
+noticed by the stream below it at the next write (``wire/stream.py``) and ends the body there. A success
+that comes early is read when the body has ended.
+
+Sent again is only what cannot have been taken twice: a request on a *reused* connection that ended
+without a byte of answer before any of the body was handed over, and whose body is not empty.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from relay.destinations.config import HttpConfig
+from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt
+from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationTimeout
+from relay.wire.client import Account
+
+ANSWER_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A base URL, parsed once."""
+
+    url: httpx.URL
+    host: bytes
+    base_path: bytes
+
+    @classmethod
+    def of(cls, base_url: str) -> "Place":
+        """Parse a base URL that was checked when it was configured."""
+        url = httpx.URL(base_url)
+        parts = urlsplit(str(url))
+        return cls(url, url.netloc, parts.path.rstrip("/").encode("ascii"))
+
+    def target(self, path: bytes, query: bytes) -> bytes:
+        """The request target for a path below the base."""
+        target = self.base_path + b"/" + path
+        return target + b"?" + query if query else target
+
+
+class _Handover(httpx.AsyncByteStream):
+    """The body as httpx takes it; remembers how far it got."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self.is_asked = False
+        self.is_done = False
+        self.bytes = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.is_asked = True
+        async for chunk in self._body:
+            yield chunk
+            self.bytes += len(chunk)
+        self.is_done = True
+
+
+class _Connection:
+    """Learns from httpcore's trace whether the connection was made for this request."""
+
+    def __init__(self) -> None:
+        self.is_new = False
+
+    async def trace(self, event: str, _info: Mapping[str, Any]) -> None:
+        self.is_new = self.is_new or event.startswith("connection.connect_tcp")
+
+
+class HttpDelivery:
+    """One answer of a tenant's service."""
+
+    def __init__(self, response: httpx.Response, handover: _Handover) -> None:
+        self._response = response
+        self._handover = handover
+        self._has_ended = False
+        self.status = response.status_code
+        self.headers: Headers = response.headers.raw
+        self.is_settled = False
+
+    @property
+    def answer_bytes(self) -> int | None:
+        """The declared length of the answer; 0 for those that have no body."""
+        if self.status in {204, 304}:
+            return 0
+        declared = self._response.headers.get("content-length")
+        return int(declared) if declared is not None and "transfer-encoding" not in self._response.headers else None
+
+    @property
+    def is_body_taken(self) -> bool:
+        """True once the whole body was handed over."""
+        return self._handover.is_done
+
+    async def answer(self) -> AsyncIterator[bytes]:
+        """Yield the answer's body as it comes, undecoded."""
+        with translated():
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        self._has_ended = True
+
+    async def settled(self) -> Receipt:
+        """Say what was handed over, once the whole answer was seen."""
+        if not self._has_ended:
+            async for _ in self.answer():
+                pass
+        if not self._handover.is_done:
+            raise AnsweredEarly
+        return Receipt(bytes=self._handover.bytes)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Say in our words what httpx and the sockets below it say in theirs."""
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise DestinationTimeout from None
+    except (httpx.TransportError, httpx.InvalidURL, httpx.StreamError):
+        raise DestinationBroke from None
+
+
+class HttpUpstream:
+    """One tenant's HTTP service."""
+
+    def __init__(self, client: httpx.AsyncClient, account: Account, config: HttpConfig, headers: Mapping[str, str]) -> None:
+        self._client = client
+        self._account = account
+        self._config = config
+        self._place = Place.of(config.base_url)
+        self._own_headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
+        self._own_names = {name.lower() for name, _ in self._own_headers}
+        self._running = 0
+
+    @contextlib.asynccontextmanager
+    async def deliver(self, item: Item, body: Body) -> AsyncIterator[Delivery]:
+        """Send the item on; entering returns with the head of the answer.
+
+        Raises:
+            DestinationBusy: all the connections it may have are in use.
+            DependencyFault: it could not be reached, broke, or was too slow.
+        """
+        if self._running >= self._config.max_connections:
+            raise DestinationBusy
+        self._running += 1
+        response: httpx.Response | None = None
+        try:
+            async with self._total_timeout():
+                response, handover = await self._send(item, body)
+                if response.status_code < 200:
+                    raise DestinationBroke("The destination switched protocols, which no upload asks for.")
+                yield HttpDelivery(response, handover)
+        finally:
+            self._running -= 1
+            if response is not None:
+                await asyncio.shield(_close(response))
+
+    @contextlib.asynccontextmanager
+    async def _total_timeout(self) -> AsyncIterator[None]:
+        seconds = self._config.total_timeout_seconds
+        timeout = asyncio.timeout(seconds)
+        try:
+            async with timeout:
+                yield
+        except TimeoutError:
+            if timeout.expired():
+                raise DestinationTimeout("The upload took longer than the destination's total timeout.") from None
+            raise
+
+    async def _send(self, item: Item, body: Body) -> tuple[httpx.Response, _Handover]:
+        is_second = False
+        while True:
+            handover = _Handover(body)
+            connection = _Connection()
+            try:
+                with translated():
+                    return await self._client.send(self._request(item, handover, connection), stream=True), handover
+            except DestinationBroke:
+                if is_second or connection.is_new or handover.is_asked or item.declared_bytes == 0:
+                    raise
+                is_second = True
+
+    def _request(self, item: Item, handover: _Handover, connection: _Connection) -> httpx.Request:
+        framing = [(b"transfer-encoding", b"chunked")]
+        if item.declared_bytes is not None:
+            framing = [(b"content-length", b"%d" % item.declared_bytes)]
+        passed = [(name, value) for name, value in item.headers if name not in self._own_names]
+        return httpx.Request(
+            item.method,
+            self._place.url,
+            headers=[(b"host", self._place.host), *passed, *self._own_headers, *framing],
+            stream=handover,
+            extensions={
+                "target": self._place.target(item.path, item.query),
+                "timeout": self._timeouts(),
+                "trace": connection.trace,
+                "account": self._account,
+            },
+        )
+
+    def _timeouts(self) -> dict[str, float | None]:
+        idle = self._config.idle_timeout_seconds
+        return {"connect": self._config.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
+
+    async def check(self) -> Finding:
+        """Look the name up, connect, make TLS, and ask ``HEAD`` of the base URL."""
+        request = httpx.Request(
+            "HEAD",
+            self._place.url,
+            headers=[(b"host", self._place.host), *self._own_headers],
+            extensions={"timeout": self._timeouts(), "account": self._account},
+        )
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_seconds * 2):
+                with translated():
+                    response = await self._client.send(request, stream=True)
+        except TimeoutError:
+            return Finding(ok=False, code=DestinationTimeout.code, detail="The service accepts connections but does not answer HEAD.")
+        except DependencyFault as error:
+            return Finding(ok=False, code=error.code, detail=error.detail)
+        await _close(response)
+        if response.status_code >= 500:
+            return Finding(ok=False, code=DestinationBroke.code, detail=f"The service answers HEAD with {response.status_code}.")
+        return Finding(ok=True, code=None, detail=f"The service answers HEAD with {response.status_code}.")
+
+    async def close(self) -> None:
+        """Nothing is held here: connections belong to the shared client."""
+
+
+async def _close(response: httpx.Response) -> None:
+    with contextlib.suppress(httpx.HTTPError, OSError):
+        await response.aclose()

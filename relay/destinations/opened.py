@@ -1,0 +1,76 @@
+"""Destinations that are in use, opened once from their configuration and kept."""
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+
+from relay.destinations.config import parse_disk_config, parse_http_config
+from relay.destinations.destination import Destination, DestinationSpec
+from relay.destinations.disk import DiskDestination
+from relay.destinations.http_upstream import HttpUpstream
+from relay.destinations.sealing import Sealer
+from relay.errors import DestinationMisconfigured, RequestInvalid
+from relay.settings import DiskSettings
+from relay.wire.client import Account
+
+KEPT = 10_000
+
+
+class OpenDestinations:
+    """Opens destinations; one whose configuration changed is opened anew, the old one serves what it began."""
+
+    def __init__(self, client: httpx.AsyncClient, sealer: Sealer, disk: DiskSettings) -> None:
+        self._client = client
+        self._sealer = sealer
+        self._disk = disk
+        self._threads = ThreadPoolExecutor(disk.threads, thread_name_prefix="disk")
+        self._open: OrderedDict[UUID, tuple[DestinationSpec, Destination]] = OrderedDict()
+
+    def open(self, spec: DestinationSpec) -> Destination:
+        """The destination of this configuration.
+
+        Raises:
+            DestinationMisconfigured: its configuration or credentials cannot be used.
+        """
+        kept = self._open.get(spec.id)
+        if kept is not None and (kept[0] is spec or kept[0] == spec):
+            self._open.move_to_end(spec.id)
+            return kept[1]
+        destination = self._make(spec)
+        self._open[spec.id] = (spec, destination)
+        while len(self._open) > KEPT:
+            self._open.popitem(last=False)
+        return destination
+
+    def _make(self, spec: DestinationSpec) -> Destination:
+        try:
+            if spec.kind == "http":
+                return self._make_http(spec)
+            if spec.kind == "disk":
+                return self._make_disk(spec)
+        except RequestInvalid:
+            raise DestinationMisconfigured from None
+        raise DestinationMisconfigured(f"Destinations of kind {spec.kind} cannot be used by this release.")
+
+    def _make_http(self, spec: DestinationSpec) -> Destination:
+        secrets = self._sealer.open(spec.sealed, identity=spec.id) if spec.sealed else {}
+        headers = secrets.get("headers", {})
+        if not isinstance(headers, dict):
+            raise DestinationMisconfigured
+        return HttpUpstream(self._client, Account(spec.tenant, str(spec.id)), parse_http_config(spec.config), headers)
+
+    def _make_disk(self, spec: DestinationSpec) -> Destination:
+        if self._disk.root is None:
+            raise DestinationMisconfigured("No disk destination can be used: the operator has not set RELAY_DISK_ROOT.")
+        return DiskDestination(Path(self._disk.root), parse_disk_config(spec.config), self._threads, self._disk.idle_timeout)
+
+    async def close(self) -> None:
+        """Close every destination and let go of the threads once their writes have ended."""
+        while self._open:
+            _, (_, destination) = self._open.popitem()
+            await destination.close()
+        await asyncio.to_thread(self._threads.shutdown, wait=True)

@@ -1,0 +1,227 @@
+"""One batch of journal records into Postgres, once each, whatever is in them.
+
+A batch is one statement in one transaction: it inserts what the ledger does not hold yet and adds to the daily
+sums what it inserted, nothing else. So a batch may be sent any number of times, by any number of processes,
+and counts once. The sums are taken in key order, so that two shippers never lock each other out.
+
+Rows travel as JSON text and become typed values in Postgres, not in the driver: every value that does not fit is
+an error with a SQLSTATE. What an error means:
+
+- ``DatabaseUnavailable`` (from ``db.engine``): nothing is known to have happened; the caller sends the batch again.
+- 23514 without a constraint's name: no partition holds the month. It is made, and the batch sent again.
+- classes 22 (data), 23 (integrity), 54 (limits), and 42P07 (somebody detached the month's partition and kept it):
+  some row is at fault. The batch is halved until the row stands alone; it goes to ``rejected.ndjson`` and the rest goes on.
+- anything else (privileges, a missing column, a deadlock) is not a row's fault: it is raised, and no row is given up.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from relay.db.engine import Database
+from relay.ledger.entry import Outcome
+from relay.ledger.partitions import ensure_partition
+from relay.ledger.rows import LedgerRow
+from relay.ledger.segments import Record
+from relay.telemetry import LEDGER_REJECTED, LEDGER_SHIPPED
+
+log = logging.getLogger(__name__)
+
+REJECTED_FILE: Final = "rejected.ndjson"
+PARTITION_ATTEMPTS: Final = 3
+DUPLICATE_TABLE: Final = "42P07"
+FAULTS_OF_A_ROW: Final = ("22", "23", "54", DUPLICATE_TABLE)
+CHECK_VIOLATION: Final = "23514"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PLAUSIBLE_YEARS: Final = range(2000, 2200)  # beyond them a clock is broken: no partition is made for it
+_TIMES: Final = {name.removesuffix("_at") + "_us": name for name in ("started_at", "first_byte_at", "body_complete_at", "finished_at")}
+_ABSENT: Final = {
+    "protocol": "plain",
+    "early": False,
+    "client_left": False,
+    "bytes_in": 0,
+    "bytes_delivered": 0,
+    "bytes_out": 0,
+}
+_COLUMNS: Final = tuple(column.name for column in LedgerRow.__table__.columns)
+
+_SHIP: Final = text(f"""
+WITH landed AS (
+    INSERT INTO ledger ({", ".join(_COLUMNS)})
+    SELECT {", ".join(_COLUMNS)} FROM json_populate_recordset(NULL::ledger, CAST(:rows AS json))
+    ON CONFLICT (started_at, request_id) DO NOTHING
+    RETURNING tenant, outcome, coalesce(repeated, 1) AS times, bytes_in, bytes_delivered,
+              CAST(coalesce(finished_at, started_at) AT TIME ZONE 'UTC' AS date) AS day
+), counted AS (
+    INSERT INTO usage_daily AS sums (tenant, day, uploads, delivered, rejected, refused, failed, bytes_in, bytes_delivered)
+    SELECT tenant, day, sum(times),
+           coalesce(sum(times) FILTER (WHERE outcome = 'delivered'), 0),
+           coalesce(sum(times) FILTER (WHERE outcome = 'rejected'), 0),
+           coalesce(sum(times) FILTER (WHERE outcome = 'refused'), 0),
+           coalesce(sum(times) FILTER (WHERE outcome NOT IN ('delivered', 'rejected', 'refused', 'accepted', 'cancelled')), 0),
+           sum(bytes_in), sum(bytes_delivered)
+    FROM landed GROUP BY tenant, day ORDER BY tenant COLLATE "C", day
+    ON CONFLICT (tenant, day) DO UPDATE SET
+        uploads = sums.uploads + excluded.uploads,
+        delivered = sums.delivered + excluded.delivered,
+        rejected = sums.rejected + excluded.rejected,
+        refused = sums.refused + excluded.refused,
+        failed = sums.failed + excluded.failed,
+        bytes_in = sums.bytes_in + excluded.bytes_in,
+        bytes_delivered = sums.bytes_delivered + excluded.bytes_delivered
+)
+SELECT count(*) FROM landed
+""")  # noqa: S608 - the names are those of our own table
+
+
+class RecordUnusable(Exception):
+    """A record can become no row; the message is a code."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    record: Record
+    month: date
+    text: str
+
+
+class Batches:
+    """Sends batches to Postgres. ``executor`` takes the work on JSON and files off the event loop."""
+
+    def __init__(self, database: Database, root: Path, executor: Executor) -> None:
+        self._database = database
+        self._rejected = root / REJECTED_FILE
+        self._executor = executor
+
+    async def ship(self, records: Sequence[Record], *, is_interrupted: bool = False) -> None:
+        """Put every record into the ledger, or into ``rejected.ndjson`` if it cannot be one of its rows.
+
+        ``is_interrupted`` is said of records that only began. However this ends, it may be called again with the
+        same records: what is in the ledger stays as it is.
+
+        Raises:
+            DatabaseUnavailable: Postgres does not answer; some of the batch may be in the ledger.
+            DBAPIError: Postgres refused for a reason that is no row's fault.
+            OSError: ``rejected.ndjson`` cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        lines, unusable = await loop.run_in_executor(self._executor, _prepare, records, is_interrupted)
+        for record, code in unusable:
+            await self._reject(record, code)
+        if lines:
+            await self._land(lines)
+
+    async def probe(self) -> None:
+        """Ask Postgres whether it is there.
+
+        Raises:
+            DatabaseUnavailable: it is not.
+        """
+        async with self._database.transaction():
+            pass
+
+    async def _land(self, lines: Sequence[_Line]) -> None:
+        try:
+            landed = await self._insert_making_partitions(lines)
+        except DBAPIError as error:
+            state = _state_of(error)
+            if not state.startswith(FAULTS_OF_A_ROW) or _is_partition_missing(error):
+                raise
+        else:
+            LEDGER_SHIPPED.inc(landed)
+            return
+        if len(lines) == 1:
+            await self._reject(lines[0].record, state)
+            return
+        middle = len(lines) // 2
+        await self._land(lines[:middle])
+        await self._land(lines[middle:])
+
+    async def _insert_making_partitions(self, lines: Sequence[_Line]) -> int:
+        for _ in range(PARTITION_ATTEMPTS - 1):
+            try:
+                return await self._insert(lines)
+            except DBAPIError as error:
+                if not _is_partition_missing(error):
+                    raise
+            async with self._database.transaction() as session:
+                for month in sorted({line.month for line in lines}):
+                    await ensure_partition(session, month)
+        return await self._insert(lines)
+
+    async def _insert(self, lines: Sequence[_Line]) -> int:
+        rows = f"[{','.join(line.text for line in lines)}]"
+        async with self._database.transaction() as session:
+            return int((await session.execute(_SHIP, {"rows": rows})).scalar_one())
+
+    async def _reject(self, record: Record, code: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, _keep_rejected, self._rejected, record, code)
+        LEDGER_REJECTED.inc()
+
+
+def _state_of(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+def _is_partition_missing(error: DBAPIError) -> bool:
+    """Tell a missing partition from a check constraint: both are 23514, and only a constraint has a name."""
+    cause = error.orig.__cause__ if error.orig is not None else None
+    return _state_of(error) == CHECK_VIOLATION and getattr(cause, "constraint_name", None) is None
+
+
+def _prepare(records: Sequence[Record], is_interrupted: bool) -> tuple[list[_Line], list[tuple[Record, str]]]:
+    lines: list[_Line] = []
+    unusable: list[tuple[Record, str]] = []
+    for record in records:
+        try:
+            lines.append(_make_line(record, is_interrupted=is_interrupted))
+        except RecordUnusable as error:
+            unusable.append((record, str(error)))
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            unusable.append((record, "not_an_entry"))
+    return lines, unusable
+
+
+def _make_line(record: Record, *, is_interrupted: bool) -> _Line:
+    row: dict[str, Any] = _ABSENT | record.entry()
+    if is_interrupted:
+        row["outcome"] = Outcome.INTERRUPTED
+    started = None
+    for member, column in _TIMES.items():
+        if (microseconds := row.pop(member, None)) is not None:
+            at = _EPOCH + timedelta(microseconds=microseconds)
+            row[column] = at.isoformat()
+            started = at if column == "started_at" else started
+    if started is None or started.year not in _PLAUSIBLE_YEARS:
+        raise RecordUnusable("started_at_implausible")
+    return _Line(record, started.date(), json.dumps(row))
+
+
+def _keep_rejected(path: Path, record: Record, code: str) -> None:
+    entry: Any
+    try:
+        entry = record.entry()
+    except (ValueError, RecursionError):
+        entry = record.payload.decode("ascii", "backslashreplace")
+    line = json.dumps({"rejected_at": datetime.now(UTC).isoformat(), "code": code, "entry": entry})
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        data = f"{line}\n".encode()
+        while data:
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    who = {name: str(entry.get(name))[:64] for name in ("request_id", "tenant")} if isinstance(entry, dict) else {}
+    log.error("an entry cannot be put into the ledger; it is kept in %s", REJECTED_FILE, extra={"fields": {"code": code, **who}})

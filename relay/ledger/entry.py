@@ -1,0 +1,110 @@
+"""One request's account, and the closed table of outcomes.
+
+An entry is opened when the tenant is known and finished once. It travels as JSON through the journal
+and becomes one row of the ledger. Times are integer microseconds since the epoch, so that a replay is
+equal to the first telling to the last digit. Text is cleaned when it is put in, never later: Postgres
+takes neither NUL nor lone surrogates, and one such value would fail a whole batch.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from operator import attrgetter
+from typing import Any, Self
+
+PATH_LIMIT = 2_048
+FILENAME_LIMIT = 1_024
+USER_AGENT_LIMIT = 512
+TEXT_LIMIT = 1_024
+
+
+class Outcome(StrEnum):
+    """How a request ended. Closed: the ledger's check constraint holds the same list."""
+
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    CLIENT_FAULT = "client_fault"
+    CLIENT_GONE = "client_gone"
+    DESTINATION_FAILED = "destination_failed"
+    RELAY_FAILED = "relay_failed"
+    INTERRUPTED = "interrupted"
+    ACCEPTED = "accepted"
+    CANCELLED = "cancelled"
+
+
+def now_us() -> int:
+    """Wall-clock time in microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+def clean_text(value: str | bytes | None, limit: int = TEXT_LIMIT) -> str | None:
+    """Make text that Postgres takes: NUL and lone surrogates become U+FFFD, at most ``limit`` characters."""
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        value = value[: limit * 4].decode("utf-8", "replace")
+    value = value[:limit]
+    if "\x00" in value:
+        value = value.replace("\x00", "\ufffd")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """The account of one request. Members and their order are those of the ledger's REST listing."""
+
+    request_id: str
+    client_request_id: str | None = None
+    upload_id: str | None = None
+    tenant: str
+    key_id: str | None = None
+    destination: str | None = None
+    method: str
+    path: str
+    protocol: str = "plain"
+    outcome: Outcome | None = None
+    code: str | None = None
+    early: bool = False
+    client_left: bool = False
+    repeated: int | None = None
+    status: int | None = None
+    upstream_status: int | None = None
+    bytes_in: int = 0
+    bytes_delivered: int = 0
+    bytes_out: int = 0
+    declared_length: int | None = None
+    content_type: str | None = None
+    filenames: list[str] | None = None
+    digests: dict[str, str] | None = None
+    started_us: int
+    first_byte_us: int | None = None
+    body_complete_us: int | None = None
+    finished_us: int | None = None
+    upstream_wait_ms: float | None = None
+    client_address: str | None = None
+    user_agent: str | None = None
+    trace_id: str | None = None
+    version: str | None = None
+    worker: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as a JSON object, made to be encoded at once; members that are null are left out."""
+        return {name: value for name, value in zip(ENTRY_MEMBERS, _get_members(self), strict=True) if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote; unknown members (of a newer release) are ignored."""
+        known = {name: value[name] for name in ENTRY_MEMBERS if name in value}
+        if known.get("outcome") is not None:
+            known["outcome"] = Outcome(known["outcome"])
+        return cls(**known)
+
+
+ENTRY_MEMBERS = tuple(member.name for member in fields(Entry))
+_get_members = attrgetter(*ENTRY_MEMBERS)

@@ -1,0 +1,259 @@
+"""Every setting: typed, described, its unit in the type; read once and handed down in groups.
+
+Variables are ``RELAY_<GROUP>_<MEMBER>``. A ``RELAY_*`` variable that no setting claims stops the start
+and names the nearest one. Every secret may come from a file: ``RELAY_ADMIN_TOKEN_FILE``.
+"""
+
+import base64
+import binascii
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+
+PREFIX = "RELAY_"
+INJECTED_BY_KUBERNETES = ("RELAY_PORT", "RELAY_SERVICE_")
+EMBEDDED = "embedded"
+
+
+class SettingsInvalid(Exception):
+    """A setting is wrong or unknown; the message names the variable and what to do."""
+
+
+def parse_listen(value: str) -> tuple[str, int]:
+    """Split ``host:port`` (IPv6 in brackets).
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"expected host:port, got {value!r}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - ':8000' means every interface, as users expect
+
+
+def _checked_listen(value: str) -> str:
+    parse_listen(value)
+    return value
+
+
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> object:
+    return float(value) if isinstance(value, str) else value
+
+
+Listen = Annotated[str, BeforeValidator(_checked_listen)]
+Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+
+
+class Group(BaseModel):
+    """A group of settings; a component receives its group, never the whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class AdminSettings(Group):
+    token: SecretStr | None = Field(None, description="Token of the operators for /admin/v1. None: the admin side answers 401.")
+    listen: Listen | None = Field(None, description="host:port of the admin side, health and metrics; default: the same as RELAY_LISTEN.")
+
+
+class DatabaseSettings(Group):
+    url: SecretStr | None = Field(None, description="postgresql://user:password@host/name, or 'embedded' for one in the data directory.")
+    listen_url: SecretStr | None = Field(None, description="A direct connection for LISTEN where the pool goes through PgBouncer.")
+    pool_size: int = Field(5, ge=1, le=200, description="Connections that each worker keeps.")
+    pool_overflow: int = Field(5, ge=0, le=200, description="Connections that each worker may add under load.")
+    pool_timeout: Seconds = Field(timedelta(seconds=2), description="Longest wait for a free connection of the pool (seconds).")
+    connect_timeout: Seconds = Field(timedelta(seconds=5), description="Longest time to connect (seconds).")
+    statement_timeout: Seconds = Field(timedelta(seconds=10), description="Longest time of one statement (seconds).")
+    start_timeout: Seconds = Field(timedelta(seconds=30), description="How long a start waits for Postgres (seconds).")
+    embedded_bin: Path | None = Field(None, description="Folder with the Postgres programs to embed; default: found by itself.")
+
+
+class DataSettings(Group):
+    dir: Path = Field(Path(".relay"), description="Journal, embedded database, staging. A local persistent disk.")
+
+
+class DiskSettings(Group):
+    root: Path | None = Field(None, description="Folder below which every disk destination lies. None: no disk destinations.")
+    threads: int = Field(8, ge=1, le=64, description="Threads that write to disk destinations.")
+    idle_timeout: Seconds = Field(timedelta(seconds=60), description="Longest time of one write to disk (seconds).")
+
+
+class EgressSettings(Group):
+    allow: Names = Field((), description="Networks (CIDR) and host names that destinations may use though they are private.")
+
+
+class TrustedSettings(Group):
+    proxies: Networks = Field((), description="Networks (CIDR) of proxies whose Forwarded and X-Forwarded-* fields are believed.")
+
+
+class SecretSettings(Group):
+    key: SecretStr | None = Field(None, description="<id>:<base64 of 32 bytes>[,…]: the first seals credentials, all open them.")
+
+    def keys(self) -> dict[str, bytes]:
+        """The sealing keys by id, in order; empty when none is set.
+
+        Raises:
+            SettingsInvalid: a key is not ``<id>:<base64 of 32 bytes>``.
+        """
+        keys: dict[str, bytes] = {}
+        for item in self.key.get_secret_value().split(",") if self.key else ():
+            key_id, _, encoded = item.strip().partition(":")
+            try:
+                keys[key_id] = base64.b64decode(encoded, validate=True)
+            except binascii.Error:
+                keys[key_id] = b""
+            if not key_id or len(keys[key_id]) != 32:
+                raise SettingsInvalid("RELAY_SECRET_KEY: each key is <id>:<base64 of 32 bytes>")
+        return keys
+
+
+class ShutdownSettings(Group):
+    timeout: Seconds = Field(timedelta(seconds=30), description="How long running uploads may go on after SIGTERM (seconds).")
+
+
+class JournalSettings(Group):
+    sync: Literal["process", "group"] = Field(
+        "process", description="process: survives kill -9. group: survives power loss, at the cost of an fsync."
+    )
+    max_bytes: ByteSize = Field(
+        ByteSize(1 << 30), description="Size of one worker's journal past which new uploads get 503 journal_full (bytes)."
+    )
+
+
+class LedgerSettings(Group):
+    retention_days: int | None = Field(None, ge=1, description="Ledger partitions wholly older than this are dropped. None: kept for ever.")
+    refusals_per_second: int = Field(20, ge=1, description="Refusals of one tenant told one by one each second; more are summed up.")
+
+
+class DirectorySettings(Group):
+    stale_seconds: Seconds = Field(
+        timedelta(seconds=3600), description="How long known keys are honoured while Postgres is away (seconds)."
+    )
+    entries: int = Field(100_000, ge=1, description="Keys held in memory by each worker.")
+    unknown_seconds: Seconds = Field(timedelta(seconds=5), description="How long an unknown key id is remembered (seconds).")
+
+
+class UploadSettings(Group):
+    max_bytes: ByteSize | None = Field(None, description="Largest body of any tenant (bytes). None: no limit but the tenant's.")
+    idle_timeout: Seconds = Field(timedelta(seconds=60), description="Longest wait for the client's next byte (seconds).")
+    min_rate: ByteSize = Field(ByteSize(1024), description="Slowest client, in bytes per second over the rate window. 0: any.")
+    rate_window: Seconds = Field(timedelta(seconds=60), description="Waiting time over which the rate is measured (seconds).")
+
+
+class RefusalSettings(Group):
+    discard_bytes: ByteSize = Field(ByteSize(8 << 20), description="Most of a refused body that is read and thrown away (bytes).")
+    discard_seconds: Seconds = Field(timedelta(seconds=5), description="Longest time spent on that (seconds).")
+
+
+class DnsSettings(Group):
+    timeout: Seconds = Field(timedelta(seconds=5), description="Longest time of one name lookup (seconds).")
+    cache_seconds: Seconds = Field(timedelta(seconds=30), description="How long an address is remembered (seconds).")
+    threads: int = Field(8, ge=1, le=64, description="Lookups that may run at once.")
+
+
+class LogSettings(Group):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    format: Literal["json", "text"] = Field("json", description="json: one object a line. text: for people.")
+
+
+class DemoSettings(Group):
+    upstream_listen: Listen = Field("127.0.0.1:8001", description="host:port of the example upstream of 'relay demo'.")
+
+
+class Settings(Group):
+    """All settings of a process; see the module's docstring."""
+
+    listen: Listen = Field("127.0.0.1:8000", description="host:port of the main door.")
+    admin: AdminSettings = AdminSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    data: DataSettings = DataSettings()
+    disk: DiskSettings = DiskSettings()
+    egress: EgressSettings = EgressSettings()
+    trusted: TrustedSettings = TrustedSettings()
+    secret: SecretSettings = SecretSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    journal: JournalSettings = JournalSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    directory: DirectorySettings = DirectorySettings()
+    upload: UploadSettings = UploadSettings()
+    refusal: RefusalSettings = RefusalSettings()
+    dns: DnsSettings = DnsSettings()
+    log: LogSettings = LogSettings()
+    demo: DemoSettings = DemoSettings()
+
+
+def variables() -> Iterator[tuple[str, Any]]:
+    """Every variable and its pydantic field, in the order of this module."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            for member, inner in field.annotation.model_fields.items():
+                yield f"{PREFIX}{name}_{member}".upper(), inner
+        else:
+            yield f"{PREFIX}{name}".upper(), field
+
+
+def is_secret(field: Any) -> bool:
+    """True for a setting whose value must never be shown."""
+    return "SecretStr" in str(field.annotation)
+
+
+def _claims_secret(fields: Mapping[str, Any], file_variable: str) -> bool:
+    field = fields.get(file_variable.removesuffix("_FILE"))
+    return field is not None and is_secret(field)
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment (``os.environ`` by default), files of secrets included.
+
+    Raises:
+        SettingsInvalid: a variable is unknown, has a bad value, or its file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    fields = dict(variables())
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        name = variable.upper()
+        if not name.startswith(PREFIX) or name.startswith(INJECTED_BY_KUBERNETES):
+            continue
+        if name not in fields and name.endswith("_FILE") and _claims_secret(fields, name):
+            name = name.removesuffix("_FILE")
+            if name in environ:
+                raise SettingsInvalid(f"{name} and {variable} are both set: keep one of them")
+            _place(values, name, _read_secret(variable, value))
+            continue
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            raise SettingsInvalid(f"{variable} is not a setting; the nearest is {near[0]}. Unset or rename it.")
+        _place(values, name, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = PREFIX + "_".join(str(part) for part in first["loc"][:2]).upper()
+        raise SettingsInvalid(f"{variable}: {first['msg']}") from None
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{variable}: {path} cannot be read ({type(error).__name__})") from None
+
+
+def _place(values: dict[str, Any], name: str, value: str) -> None:
+    group, _, member = name.removeprefix(PREFIX).lower().partition("_")
+    if member:
+        values.setdefault(group, {})[member] = value
+    else:
+        values[group] = value

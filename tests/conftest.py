@@ -1,0 +1,42 @@
+"""Fixtures of every test: a real Postgres, and in it a database of the test's own."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from relay.db.engine import Database
+from relay.settings import DatabaseSettings
+from tests.support.postgres import TemplateServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[TemplateServer]:
+    """One Postgres for each test process, with a migrated template."""
+    server = TemplateServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+async def database_url(postgres_server: TemplateServer) -> AsyncIterator[str]:
+    """The URL of a fresh, migrated database."""
+    async with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: TemplateServer) -> AsyncIterator[str]:
+    """The URL of a fresh database without any table."""
+    async with postgres_server.database(is_migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on a fresh, migrated database."""
+    database = Database(database_url, DatabaseSettings())
+    yield database
+    await database.close()

@@ -1,0 +1,56 @@
+"""Items and bodies as a destination sees them, without a client or a server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from urllib.parse import quote
+from uuid import uuid4
+
+from relay.destinations.destination import Headers, Item
+
+
+def make_item(
+    path: str = "photos/cat.jpg",
+    *,
+    declared_bytes: int | None = None,
+    content_type: str | None = "application/octet-stream",
+    headers: Headers = (),
+    segments: tuple[str, ...] | None = None,
+    method: str = "POST",
+    query: bytes = b"",
+) -> Item:
+    """An item for this path; ``segments`` says them outright, for what no path can express."""
+    parts = tuple(path.split("/")) if segments is None else segments
+    raw = "/".join(quote(part, safe="", errors="surrogatepass") for part in parts)
+    return Item(uuid4(), "acme", method, raw.encode(), parts, query, headers, declared_bytes, content_type)
+
+
+class ScriptedBody:
+    """A body of given chunks, which may fail, wait at a gate, and tells whether it was asked for anything."""
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        declared_bytes: int | None = None,
+        fault: BaseException | None = None,
+        gate: asyncio.Event | None = None,
+    ) -> None:
+        self._chunks = chunks
+        self.declared_bytes = declared_bytes
+        self._fault = fault
+        self._gate = gate
+        self.given_bytes = 0
+        self.is_asked = False
+        self.has_given_all = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.is_asked = True
+        for chunk in self._chunks:
+            self.given_bytes += len(chunk)
+            yield chunk
+            await asyncio.sleep(0)
+        self.has_given_all.set()
+        if self._gate is not None:
+            await self._gate.wait()
+        if self._fault is not None:
+            raise self._fault

@@ -1,0 +1,49 @@
+"""What a test needs to know of a disk: its tree, and the descriptors that are open on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from relay.destinations.config import DiskConfig
+from relay.destinations.disk import DiskDestination
+from relay.destinations.disk_names import TEMP_FOLDER
+
+MakeDisk = Callable[..., DiskDestination]
+
+
+def disk_config(directory: str = "acme", *, is_replacing: bool = False, key_template: str = "{path}") -> DiskConfig:
+    """A disk destination's configuration."""
+    return DiskConfig(directory=directory, overwrite="replace" if is_replacing else "refuse", key_template=key_template)
+
+
+def tree(root: Path) -> dict[str, bytes | str | None]:
+    """Everything below ``root``: files with their content, links with their target, folders with ``None``."""
+    found: dict[str, bytes | str | None] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def visible(root: Path) -> dict[str, bytes | str | None]:
+    """The tree without Relay's own temporary folder."""
+    return {name: content for name, content in tree(root).items() if not name.startswith(TEMP_FOLDER)}
+
+
+def temp_names(root: Path) -> list[str]:
+    """The names in Relay's temporary folder."""
+    folder = root / TEMP_FOLDER
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def open_below(root: Path) -> int:
+    """How many descriptors of this process are open on something below ``root``, or on the root."""
+    count = 0
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            count += str(fd.readlink()).startswith(str(root))
+        except FileNotFoundError:
+            continue
+    return count

@@ -1,0 +1,151 @@
+"""A relay on a real socket, in the test's own loop, and the few things that every journey begins with."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from relay.app import Services, create_app
+from relay.ledger.accounts import EntryFilter, list_entries
+from relay.settings import Settings, load_settings
+from tests.support.waiting import until
+
+ADMIN_TOKEN = "operator-token-of-the-tests"
+SECRET_KEY = "k1:" + base64.b64encode(bytes(32)).decode()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(slots=True)
+class TestTenant:
+    """A tenant and a key of it."""
+
+    __test__ = False
+
+    slug: str
+    key: str = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+class RunningRelay:
+    """A started relay. ``url`` is its door; ``admin`` speaks to its admin side."""
+
+    def __init__(self, app: FastAPI, url: str, admin: httpx.AsyncClient, settings: Settings) -> None:
+        self.app = app
+        self.url = url
+        self.admin = admin
+        self.settings = settings
+        host, _, port = url.removeprefix("http://").partition(":")
+        self.address = (host, int(port))
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
+    async def tenant(self, slug: str = "acme", **members: Any) -> TestTenant:
+        """Create a tenant with a key."""
+        await self.post("/tenants", {"slug": slug, **members})
+        issued = await self.post(f"/tenants/{slug}/keys", {})
+        return TestTenant(slug, issued["key"])
+
+    async def http_destination(self, tenant: TestTenant, base_url: str, name: str = "main", **config: Any) -> None:
+        """Give the tenant an HTTP destination; the first one becomes its default."""
+        document = {"name": name, "kind": "http", "config": {"base_url": base_url, **config}}
+        await self.post(f"/tenants/{tenant.slug}/destinations", document)
+
+    async def disk_destination(self, tenant: TestTenant, directory: str = "acme", name: str = "disk", **config: Any) -> Path:
+        """Give the tenant a disk destination and return its folder."""
+        document = {"name": name, "kind": "disk", "config": {"directory": directory, **config}}
+        await self.post(f"/tenants/{tenant.slug}/destinations", document)
+        assert self.settings.disk.root is not None
+        return self.settings.disk.root / directory
+
+    async def post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
+        """Create something over the admin side."""
+        answer = await self.admin.post(path, json=document)
+        assert answer.status_code == 201, answer.text
+        created: dict[str, Any] = answer.json()
+        return created
+
+    async def entries(self, **filters: str) -> list[dict[str, Any]]:
+        """The ledger, newest first."""
+        async with self.services.database.transaction() as session:
+            page = await list_entries(session, EntryFilter(**{k: UUID(v) for k, v in filters.items()}))
+        return [dict(item) for item in page.items]
+
+    async def entry(self, **filters: str) -> dict[str, Any]:
+        """The one entry that these filters find, once it has been shipped."""
+        found: list[dict[str, Any]] = []
+
+        async def look() -> bool:
+            found[:] = await self.entries(**filters)
+            return bool(found)
+
+        await until(look)
+        assert len(found) == 1, json.dumps(found, indent=1)
+        return found[0]
+
+
+@contextlib.asynccontextmanager
+async def running_relay(database_url: str, folder: Path, **variables: str) -> AsyncIterator[RunningRelay]:
+    """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings."""
+    settings = load_settings(
+        {
+            "RELAY_DATABASE_URL": database_url,
+            "RELAY_ADMIN_TOKEN": ADMIN_TOKEN,
+            "RELAY_SECRET_KEY": SECRET_KEY,
+            "RELAY_DATA_DIR": str(folder / "data"),
+            "RELAY_DISK_ROOT": str(folder / "disk"),
+            "RELAY_EGRESS_ALLOW": "127.0.0.0/8",
+            "RELAY_SHUTDOWN_TIMEOUT": "2",
+            **variables,
+        }
+    )
+    app = create_app(settings)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        await until(lambda: server.started or serving.done())
+        assert server.started, "the relay did not start; its log says why"
+        url = "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False) as admin:
+            yield RunningRelay(app, url, admin, settings)
+    finally:
+        server.should_exit = True
+        with contextlib.suppress(SystemExit):
+            await serving
+        listening.close()

@@ -1,0 +1,97 @@
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
+from relay.settings import UploadSettings
+from relay.uploads.body import Read, RequestBody
+
+
+def reads(*chunks: bytes | None | type[RelayError]) -> Read:
+    left = list(chunks)
+
+    async def read() -> bytes | None:
+        item = left.pop(0) if left else None
+        if isinstance(item, type):
+            raise item
+        return item
+
+    return read
+
+
+def body(read: Read, *, declared: int | None = None, limit: int | None = None, **settings: timedelta | int) -> RequestBody:
+    return RequestBody(read, declared_bytes=declared, limit_bytes=limit, settings=UploadSettings.model_validate(settings))
+
+
+async def taken(source: RequestBody) -> bytes:
+    return b"".join([chunk async for chunk in source])
+
+
+async def test_the_chunks_come_through_and_are_counted() -> None:
+    source = body(reads(b"ab", b"", b"c", None))
+    assert await taken(source) == b"abc"
+    assert source.received_bytes == 3
+    assert source.is_whole
+    assert source.crc32c == "364b3fb7"
+
+
+async def test_the_body_remembers_its_own_failure() -> None:
+    source = body(reads(b"a", ClientGone))
+    with pytest.raises(ClientGone):
+        await taken(source)
+    assert isinstance(source.fault, ClientGone)
+    with pytest.raises(ClientGone):
+        await anext(source)
+    assert not source.is_whole
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda: body(reads(b"ab", b"cd", None), limit=3), UploadTooLarge),
+        (lambda: body(reads(b"ab", None), declared=3), BodyIncomplete),
+    ],
+)
+async def test_a_body_that_breaks_raises_and_never_ends(make: Callable[[], RequestBody], fault: type[RelayError]) -> None:
+    source = make()
+    with pytest.raises(fault):
+        await taken(source)
+    assert isinstance(source.fault, fault)
+
+
+async def test_silence_of_the_client_ends_the_body() -> None:
+    async def read() -> bytes | None:
+        await asyncio.sleep(10)
+        return b""
+
+    with pytest.raises(ClientTooSlow):
+        await taken(body(read, idle_timeout=timedelta(milliseconds=50)))
+
+
+async def test_a_trickle_below_the_least_rate_ends_the_body() -> None:
+    async def read() -> bytes | None:
+        await asyncio.sleep(0.01)
+        return b"x"
+
+    source = body(read, min_rate=1_000_000, rate_window=timedelta(milliseconds=100))
+    with pytest.raises(ClientTooSlow):
+        await taken(source)
+    assert source.received_bytes > 1
+
+
+async def test_time_that_the_destination_takes_is_not_charged_to_the_client() -> None:
+    source = body(reads(*[b"x"] * 5, None), min_rate=1_000, rate_window=timedelta(milliseconds=50), idle_timeout=timedelta(milliseconds=50))
+    received = 0
+    async for chunk in source:
+        received += len(chunk)
+        await asyncio.sleep(0.04)
+    assert received == 5
+
+
+async def test_an_empty_body_is_whole_before_it_is_asked() -> None:
+    source = body(reads(), declared=0)
+    assert source.is_whole
+    assert await taken(source) == b""
+    assert not source.is_asked
