@@ -28,12 +28,13 @@ from relay.destinations.egress import Egress
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.sealing import Sealer
 from relay.errors import DatabaseUnavailable
+from relay.ledger.adoption import Adoption
 from relay.ledger.journal import Journal
 from relay.ledger.refusals import Refusals
 from relay.ledger.retention import Retention
 from relay.ledger.rows import InstallationRow
 from relay.ledger.shipper import Shipper
-from relay.settings import Settings, SettingsInvalid
+from relay.settings import DiskSettings, Settings, SettingsInvalid
 from relay.tenants.admission import Admission
 from relay.tenants.changes import Changes
 from relay.tenants.directory import Directory
@@ -126,14 +127,15 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         sealer = Sealer(settings.secret.keys())
         destinations = OpenDestinations(client, sealer, settings.disk)
         stack.push_async_callback(destinations.close)
-        if settings.disk.root is not None:
-            settings.disk.root.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(sweep, settings.disk.root)
+        await asyncio.to_thread(_prepare_disk, settings.disk)
         worker = str(uuid7())
-        journal = Journal.open(settings.data.dir / "journal", worker, settings.journal)
+        journals = settings.data.dir / "journal"
+        journal = Journal.open(journals, worker, settings.journal)
         stack.callback(journal.close)
-        shipper = Shipper(journal, database, journal.folder.parent)
+        shipper = Shipper(journal, database, journals)
         stack.callback(shipper.close)
+        adoption = Adoption(journals, database)
+        stack.callback(adoption.close)
         refusals = Refusals(journal, settings.ledger)
         changes = Changes(listen_url.get_secret_value(), settings.database)
         directory = Directory(database, settings.directory, changes)
@@ -149,6 +151,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         loops = {
             "changes": changes.run,
             "shipper": shipper.run,
+            "adoption": adoption.run,
             "refusals": refusals.run,
             "retention": Retention(database, settings.ledger).run,
             "pools": lambda: _close_idle_pools(transport),
@@ -158,6 +161,17 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             relay.shutting_down = True
             await refusals.flush()
             await shipper.drain(DRAIN_SHARE)
+
+
+def _prepare_disk(disk: DiskSettings) -> None:
+    """Make the root of the disk destinations, and remove what uploads left there that no process writes any more."""
+    if disk.root is None:
+        return
+    try:
+        disk.root.mkdir(parents=True, exist_ok=True)
+        sweep(disk.root)
+    except OSError as error:
+        raise SettingsInvalid(f"RELAY_DISK_ROOT: {disk.root} cannot be used ({error.strerror}).") from None
 
 
 @contextlib.asynccontextmanager

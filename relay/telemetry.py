@@ -88,7 +88,7 @@ class TextFormatter(logging.Formatter):
     """The same for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={value!r}" for name, value in getattr(record, "fields", {}).items() if value is not None)
+        fields = " ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items() if value is not None)
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         line = f"{at} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
         text = f"{line} {fields}".rstrip()

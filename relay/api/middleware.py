@@ -56,7 +56,7 @@ class _Told:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = int(message["status"])
             message = {**message, "headers": self._with_ids(message.get("headers", []))}
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))

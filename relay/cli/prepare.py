@@ -1,4 +1,4 @@
-"""What the first worker does before it serves from an embedded database, in a process that has it all imported.
+"""What the first worker does before it serves from an embedded database.
 
 It migrates only where the schema is older, and for the demo makes what is missing of the tenant ``demo``:
 a second start changes nothing.
@@ -6,10 +6,17 @@ a second start changes nothing.
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
+from typing import NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.cli.demo_file import DemoFile, DemoState
+from relay.cli.parents import follow_parent
+from relay.cli.processes import REFUSED
+from relay.cli.refusal import DemoGone, say_refusal
 from relay.db.engine import Database
 from relay.db.schema import migrate
 from relay.destinations.registry import DestinationChange, DestinationDraft
@@ -27,8 +34,35 @@ TENANT = "demo"
 ACTOR = Actor("cli:demo")
 
 
-class DemoGone(Exception):
-    """The demo's tenant was deleted, and slugs are unique for ever."""
+class Preparation:
+    """A fork of this process that prepares the database while this one goes on importing.
+
+    A fork, because it has everything imported already; made while there is one thread and no event loop.
+    """
+
+    def __init__(self, purpose: str, settings: Settings) -> None:
+        """Begin."""
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _prepare_and_exit(parent, purpose, settings)
+
+    def wait(self) -> bool:
+        """Wait for its end; false when it failed, and has said why."""
+        return os.waitpid(self._pid, 0)[1] == 0
+
+
+def _prepare_and_exit(parent: int, purpose: str, settings: Settings) -> NoReturn:
+    code = REFUSED
+    try:
+        follow_parent(parent, signal.SIGKILL)
+        prepare(purpose, settings)
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - nothing of the parent's may run here
+        say_refusal(error)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def prepare(purpose: str, settings: Settings) -> None:

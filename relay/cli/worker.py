@@ -1,7 +1,8 @@
 """One worker process: the app on a uvicorn server, on sockets that the supervisor bound.
 
-The app is imported first and the settings come afterwards (``parents``), so that this takes place while
-Postgres starts. A worker that cannot start says why in one line and ends with ``REFUSED``.
+The database's part is imported here at the top, while Postgres starts; then come the settings (``parents``);
+the app is imported while a fork prepares the database. A worker that cannot start says why in one line and
+ends with ``REFUSED``.
 """
 
 import contextlib
@@ -20,14 +21,12 @@ import click
 import uvicorn
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
-from relay.cli import describe
 from relay.cli.listening import BACKLOG
 from relay.cli.parents import Parent
-from relay.cli.prepare import DemoGone, prepare
+from relay.cli.prepare import Preparation
 from relay.cli.processes import REFUSED
-from relay.db.schema import SchemaOutdated
-from relay.errors import RelayError
-from relay.settings import Settings, SettingsInvalid, load_settings
+from relay.cli.refusal import say_refusal
+from relay.settings import Settings, load_settings
 from relay.telemetry import configure_logging
 
 BROKE = 1
@@ -96,16 +95,16 @@ def worker(parent: int, inherited: tuple[str, ...], factory: str, purpose: str |
     supervisor = Parent(parent)
     raise_file_limit()
     try:
-        module, _, attribute = factory.partition(":")
-        create_app = getattr(import_module(module), attribute)
         supervisor.wait_for_settings()
         settings = load_settings()
         configure_logging(settings.log)
-        if purpose is not None:
-            prepare(purpose, settings)
-        app = create_app(settings)
+        preparation = Preparation(purpose, settings) if purpose is not None else None
+        module, _, attribute = factory.partition(":")
+        app = getattr(import_module(module), attribute)(settings)
     except Exception as error:  # noqa: BLE001 - whatever it is, this worker cannot start and says so
-        _say(error)
+        say_refusal(error)
+        sys.exit(REFUSED)
+    if preparation is not None and not preparation.wait():
         sys.exit(REFUSED)
     sockets = [socket.socket(fileno=int(item.partition("=")[2])) for item in inherited]
     sys.exit(serve(app, settings, sockets, supervisor))
@@ -138,7 +137,7 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
         if server.started:
             raise
     if not server.started:
-        _say(watched.failure)
+        say_refusal(watched.failure)
         return REFUSED
     if watched.failure is not None:
         logger.error("the background work of worker %d failed", os.getpid(), exc_info=watched.failure)
@@ -164,15 +163,3 @@ def _configure(app: Any, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
     )
-
-
-def _say(failure: BaseException | None) -> None:
-    """Tell why the worker does not start: one line for what is foreseen, the whole trace for a bug."""
-    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        failure = failure.exceptions[0]
-    if isinstance(failure, RelayError):
-        click.echo(f"error: {describe(failure)}", err=True)
-    elif isinstance(failure, SettingsInvalid | SchemaOutdated | DemoGone):
-        click.echo(f"error: {failure}", err=True)
-    else:
-        logger.error("the worker cannot start", exc_info=failure)

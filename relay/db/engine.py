@@ -25,12 +25,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from relay.errors import DatabaseUnavailable
-from relay.settings import DatabaseSettings
+from relay.settings import DatabaseSettings, SettingsInvalid
 
 CLIENT_PATIENCE = timedelta(seconds=1)
 """How much longer than the server's own statement timeout we wait: beyond it the server is frozen or gone."""
 
 AWAY_CLASSES = ("08", "53", "57P")  # connection exceptions, insufficient resources, operator intervention
+SCHEMES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
 QUERY_CANCELED = "57014"
 
 
@@ -47,7 +48,13 @@ async def connect_listener(url: str, settings: DatabaseSettings) -> asyncpg.Conn
 
 
 def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
-    """Make the engine of ``url``, any form that libpq knows; nothing is connected yet."""
+    """Make the engine of ``url``, any form that libpq knows; nothing is connected yet.
+
+    Raises:
+        SettingsInvalid: it is not the URL of a Postgres. Said at once: a wrong setting is not a database that is away.
+    """
+    if not url.startswith(SCHEMES):
+        raise SettingsInvalid("RELAY_DATABASE_URL: expected postgresql://user:password@host/name, or 'embedded'")
     engine = create_async_engine(
         "postgresql+asyncpg://",
         connect_args={

@@ -12,7 +12,6 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-import relay
 from relay.db.embedded import find_running
 from relay.db.engine import Database
 from relay.settings import EMBEDDED, DatabaseSettings, SettingsInvalid, load_settings
@@ -22,7 +21,7 @@ HEAD = REVISIONS[-1]
 
 MIGRATION_LOCK = 0x72656C6179  # "relay": the advisory lock of whoever migrates
 LOCK_TIMEOUT = timedelta(seconds=5)
-MIGRATIONS = Path(relay.__file__).resolve().parent.parent / "migrations"
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"  # beside the package
 
 UNDEFINED_TABLE = "42P01"
 LOCK_NOT_AVAILABLE = "55P03"

@@ -111,6 +111,7 @@ class HttpDelivery:
                 pass
         if not self._handover.is_done:
             raise AnsweredEarly
+        self.is_settled = True
         return Receipt(bytes=self._handover.bytes)
 
 

@@ -1,6 +1,8 @@
 """Destinations that are in use, opened once from their configuration and kept."""
 
 import asyncio
+import contextlib
+import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from relay.settings import DiskSettings
 from relay.wire.client import Account
 
 KEPT = 10_000
+CLOSE_SECONDS = 5.0
 
 
 class OpenDestinations:
@@ -69,8 +72,19 @@ class OpenDestinations:
         return DiskDestination(Path(self._disk.root), parse_disk_config(spec.config), self._threads, self._disk.idle_timeout)
 
     async def close(self) -> None:
-        """Close every destination and let go of the threads once their writes have ended."""
+        """Close every destination and let go of the threads once their writes have ended, or hang."""
         while self._open:
             _, (_, destination) = self._open.popitem()
             await destination.close()
-        await asyncio.to_thread(self._threads.shutdown, wait=True)
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            self._threads.shutdown(wait=True)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        threading.Thread(target=end, daemon=True).start()
+        with contextlib.suppress(TimeoutError):  # a disk that hangs is not waited for
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await ended.wait()

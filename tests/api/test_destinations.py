@@ -157,21 +157,21 @@ async def test_a_check_of_a_destination_that_cannot_be_opened_says_so(acme: http
     assert (answer.status_code, answer.json()["ok"], answer.json()["code"]) == (200, False, "destination_misconfigured")
 
 
-async def test_what_does_not_exist_is_404(acme: httpx.AsyncClient) -> None:
+async def test_what_does_not_exist_is_404(still: httpx.AsyncClient) -> None:
     for answer in (
-        await acme.get("/tenants/acme/destinations/none"),
-        await acme.patch("/tenants/acme/destinations/none", json={}),
-        await acme.delete("/tenants/acme/destinations/none"),
-        await acme.post("/tenants/acme/destinations/none/check"),
+        await still.get("/tenants/acme/destinations/none"),
+        await still.patch("/tenants/acme/destinations/none", json={}),
+        await still.delete("/tenants/acme/destinations/none"),
+        await still.post("/tenants/acme/destinations/none/check"),
     ):
         assert (answer.status_code, answer.json()["code"]) == (404, "destination_not_found")
-    for answer in (await acme.post("/tenants/none/destinations", json=HTTP), await acme.get("/tenants/none/destinations")):
+    for answer in (await still.post("/tenants/none/destinations", json=HTTP), await still.get("/tenants/none/destinations")):
         assert (answer.status_code, answer.json()["code"]) == (404, "tenant_not_found")
 
 
 @pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
-async def test_a_kind_of_a_later_release_is_refused_by_name(acme: httpx.AsyncClient, kind: str) -> None:
-    answer = await acme.post("/tenants/acme/destinations", json={"name": "later", "kind": kind, "config": {}})
+async def test_a_kind_of_a_later_release_is_refused_by_name(still: httpx.AsyncClient, kind: str) -> None:
+    answer = await still.post("/tenants/acme/destinations", json={"name": "later", "kind": kind, "config": {}})
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "kind_not_supported")
 
 
@@ -196,8 +196,8 @@ async def test_a_kind_of_a_later_release_is_refused_by_name(acme: httpx.AsyncCli
         ({"colour": "red"}, ["body", "colour"]),
     ],
 )
-async def test_a_wrong_member_is_422_by_its_location(acme: httpx.AsyncClient, change: dict[str, Any], location: list[str]) -> None:
-    answer = await acme.post("/tenants/acme/destinations", json={**HTTP, **change})
+async def test_a_wrong_member_is_422_by_its_location(still: httpx.AsyncClient, change: dict[str, Any], location: list[str]) -> None:
+    answer = await still.post("/tenants/acme/destinations", json={**HTTP, **change})
     assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
     assert answer.json()["errors"][0]["location"] == location
 
@@ -205,12 +205,12 @@ async def test_a_wrong_member_is_422_by_its_location(acme: httpx.AsyncClient, ch
 @pytest.mark.parametrize(
     "patch", [{"name": "other"}, {"kind": "disk"}, {"config": None}, {"config": []}, {"secrets": []}, {"config": {"x": 1}}]
 )
-async def test_a_wrong_change_is_422(acme: httpx.AsyncClient, patch: dict[str, Any]) -> None:
-    answer = await acme.patch("/tenants/acme/destinations/main", json=patch)
+async def test_a_wrong_change_is_422(still: httpx.AsyncClient, patch: dict[str, Any]) -> None:
+    answer = await still.patch("/tenants/acme/destinations/main", json=patch)
     assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
 
 
 @pytest.mark.parametrize("directory", ["/etc", "../up", "a/../b", "a\u0000b", ".", "a//b", "a\\b"])
-async def test_a_folder_outside_the_root_is_422(acme: httpx.AsyncClient, directory: str) -> None:
-    answer = await acme.post("/tenants/acme/destinations", json={**DISK, "config": {"directory": directory}})
+async def test_a_folder_outside_the_root_is_422(still: httpx.AsyncClient, directory: str) -> None:
+    answer = await still.post("/tenants/acme/destinations", json={**DISK, "config": {"directory": directory}})
     assert (answer.status_code, answer.json()["errors"][0]["location"]) == (422, ["body", "config", "directory"])

@@ -45,8 +45,8 @@ async def test_a_new_key_shows_its_text_once(acme: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"null"])
-async def test_a_key_needs_no_members(acme: httpx.AsyncClient, content: bytes) -> None:
-    made = await acme.post("/tenants/acme/keys", content=content)
+async def test_a_key_needs_no_members(still: httpx.AsyncClient, content: bytes) -> None:
+    made = await still.post("/tenants/acme/keys", content=content)
     assert made.status_code == 201
     assert (made.json()["scopes"], made.json()["name"], made.json()["expires_at"]) == (["upload", "read"], None, None)
 
@@ -98,11 +98,11 @@ async def test_keys_are_listed_oldest_first_page_by_page(acme: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("key_id", ["unknown", "k" * 16, "%F0%9F%98%80", "rk_x"])
-async def test_an_unknown_key_is_404(acme: httpx.AsyncClient, key_id: str) -> None:
+async def test_an_unknown_key_is_404(still: httpx.AsyncClient, key_id: str) -> None:
     for answer in (
-        await acme.get(f"/tenants/acme/keys/{key_id}"),
-        await acme.delete(f"/tenants/acme/keys/{key_id}"),
-        await acme.post(f"/tenants/acme/keys/{key_id}/rotate"),
+        await still.get(f"/tenants/acme/keys/{key_id}"),
+        await still.delete(f"/tenants/acme/keys/{key_id}"),
+        await still.post(f"/tenants/acme/keys/{key_id}/rotate"),
     ):
         assert (answer.status_code, answer.json()["code"]) == (404, "key_not_found")
 
@@ -138,14 +138,14 @@ async def test_a_key_of_no_tenant_is_404(admin: httpx.AsyncClient) -> None:
         ("key", "rk_mine", ["body", "key"]),
     ],
 )
-async def test_a_wrong_member_is_422_by_its_location(acme: httpx.AsyncClient, member: str, value: object, location: list[str]) -> None:
-    answer = await acme.post("/tenants/acme/keys", json={member: value})
+async def test_a_wrong_member_is_422_by_its_location(still: httpx.AsyncClient, member: str, value: object, location: list[str]) -> None:
+    answer = await still.post("/tenants/acme/keys", json={member: value})
     assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
     assert answer.json()["errors"][0]["location"] == location
 
 
 @pytest.mark.parametrize("seconds", [-1, 366 * 86_400 + 1, "60", 1.5, True, 2**62])
-async def test_an_overlap_out_of_range_is_422(acme: httpx.AsyncClient, seconds: object) -> None:
-    key_id = (await issue(acme))["id"]
-    answer = await acme.post(f"/tenants/acme/keys/{key_id}/rotate", json={"overlap_seconds": seconds})
+async def test_an_overlap_out_of_range_is_422(still: httpx.AsyncClient, seconds: object) -> None:
+    key_id = (await issue(still))["id"]
+    answer = await still.post(f"/tenants/acme/keys/{key_id}/rotate", json={"overlap_seconds": seconds})
     assert (answer.status_code, answer.json()["errors"][0]["location"]) == (422, ["body", "overlap_seconds"])

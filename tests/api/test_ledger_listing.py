@@ -61,8 +61,8 @@ async def test_an_entry_has_all_members_in_their_order(admin: httpx.AsyncClient,
     EntryPayload.model_validate(entry)
 
 
-async def test_an_empty_ledger_is_an_empty_page(admin: httpx.AsyncClient) -> None:
-    assert (await admin.get("/ledger")).json() == {"items": [], "next": None}
+async def test_an_empty_ledger_is_an_empty_page(still: httpx.AsyncClient) -> None:
+    assert (await still.get("/ledger")).json() == {"items": [], "next": None}
 
 
 async def test_each_filter_leaves_out_what_does_not_match(admin: httpx.AsyncClient, database: Database) -> None:
@@ -113,8 +113,8 @@ async def test_a_walk_by_cursor_shows_each_entry_once_newest_first(admin: httpx.
         ("path_prefix=%00", "path_prefix"),
     ],
 )
-async def test_a_wrong_filter_is_422_by_its_name(admin: httpx.AsyncClient, query: str, member: str) -> None:
-    answer = await admin.get(f"/ledger?{query}")
+async def test_a_wrong_filter_is_422_by_its_name(still: httpx.AsyncClient, query: str, member: str) -> None:
+    answer = await still.get(f"/ledger?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
     assert answer.json()["errors"][0]["location"] == ["query", member]
 
@@ -122,8 +122,8 @@ async def test_a_wrong_filter_is_422_by_its_name(admin: httpx.AsyncClient, query
 @pytest.mark.parametrize(
     "query", ["since=0001-01-01T00:00:00Z", "until=9999-12-31T23:59:59.999999Z", "path_prefix=%ff", "tenant=%F0%9F%98%80"]
 )
-async def test_an_odd_filter_finds_nothing_or_all_and_never_fails(admin: httpx.AsyncClient, query: str) -> None:
-    assert (await admin.get(f"/ledger?{query}")).status_code == 200
+async def test_an_odd_filter_finds_nothing_or_all_and_never_fails(still: httpx.AsyncClient, query: str) -> None:
+    assert (await still.get(f"/ledger?{query}")).status_code == 200
 
 
 def test_every_filter_of_the_ledger_can_be_asked_for() -> None:
@@ -131,5 +131,5 @@ def test_every_filter_of_the_ledger_can_be_asked_for() -> None:
     assert LedgerParameters(upload_id=UUID(int=1)).filters() == EntryFilter(upload_id=UUID(int=1))
 
 
-async def test_the_ledger_is_not_shown_without_the_token(admin: httpx.AsyncClient) -> None:
-    assert (await admin.get("/ledger", headers={"Authorization": "Bearer other"})).status_code == 401
+async def test_the_ledger_is_not_shown_without_the_token(still: httpx.AsyncClient) -> None:
+    assert (await still.get("/ledger", headers={"Authorization": "Bearer other"})).status_code == 401

@@ -13,6 +13,9 @@ from relay.db.engine import Database
 from relay.settings import DatabaseSettings, load_settings
 from tests.support.admin_app import TOKEN, Parts, make_admin_app, open_admin
 
+NO_DATABASE = Database("postgresql://nobody@127.0.0.1:1/nothing", DatabaseSettings())
+"""Asking it fails: a request that is refused before that needs no other."""
+
 
 async def post_raw(parts: Parts, headers: list[tuple[bytes, bytes]], chunks: list[bytes]) -> tuple[int, int]:
     """Post a tenant by hand; give the status and the number of body messages that were asked for."""
@@ -60,8 +63,8 @@ async def post_raw(parts: Parts, headers: list[tuple[bytes, bytes]], chunks: lis
         [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer other")],
     ],
 )
-async def test_without_the_token_every_operation_is_401(parts: Parts, headers: Any) -> None:
-    async with open_admin(parts, token=None) as client:
+async def test_without_the_token_every_operation_is_401(headers: Any) -> None:
+    async with open_admin(Parts(NO_DATABASE), token=None) as client:
         fields = httpx.Headers(headers, encoding="latin-1")
         for answer in (await client.get("/tenants", headers=fields), await client.delete("/tenants/acme", headers=fields)):
             assert (answer.status_code, answer.json()["code"]) == (401, "operator_token_invalid")
@@ -69,8 +72,8 @@ async def test_without_the_token_every_operation_is_401(parts: Parts, headers: A
 
 
 @pytest.mark.parametrize("environ", [{}, {"RELAY_ADMIN_TOKEN": ""}])
-async def test_where_no_token_is_configured_none_is_valid(database: Database, environ: dict[str, str]) -> None:
-    async with open_admin(Parts(database, settings=load_settings(environ)), token=None) as client:
+async def test_where_no_token_is_configured_none_is_valid(environ: dict[str, str]) -> None:
+    async with open_admin(Parts(NO_DATABASE, settings=load_settings(environ)), token=None) as client:
         for given in ("Bearer", "Bearer ", "Bearer None"):
             assert (await client.get("/tenants", headers={"Authorization": given})).status_code == 401
 
@@ -80,19 +83,19 @@ async def test_the_scheme_is_read_in_any_case(parts: Parts) -> None:
         assert (await client.get("/tenants", headers={"Authorization": f"bearer {TOKEN}"})).status_code == 200
 
 
-async def test_the_token_is_checked_before_the_body_is_read(parts: Parts) -> None:
-    assert await post_raw(parts, [(b"content-type", b"application/json")], [b"{"] * 2) == (401, 0)
+async def test_the_token_is_checked_before_the_body_is_read() -> None:
+    assert await post_raw(Parts(NO_DATABASE), [(b"content-type", b"application/json")], [b"{"] * 2) == (401, 0)
 
 
-async def test_a_body_declared_too_large_is_refused_unread(parts: Parts) -> None:
+async def test_a_body_declared_too_large_is_refused_unread() -> None:
     headers = [(b"authorization", b"Bearer " + TOKEN.encode()), (b"content-length", str(BODY_LIMIT_BYTES + 1).encode())]
-    assert await post_raw(parts, headers, [b"{"] * 2) == (413, 0)
+    assert await post_raw(Parts(NO_DATABASE), headers, [b"{"] * 2) == (413, 0)
 
 
-async def test_a_body_of_unknown_length_is_read_up_to_the_limit(parts: Parts) -> None:
+async def test_a_body_of_unknown_length_is_read_up_to_the_limit() -> None:
     headers = [(b"authorization", b"Bearer " + TOKEN.encode()), (b"content-type", b"application/json")]
     chunks = [b" " * (BODY_LIMIT_BYTES // 2)] * 10
-    assert await post_raw(parts, headers, chunks) == (413, 3)
+    assert await post_raw(Parts(NO_DATABASE), headers, chunks) == (413, 3)
 
 
 async def test_a_body_that_comes_in_pieces_is_one_document(parts: Parts) -> None:
@@ -103,51 +106,50 @@ async def test_a_body_that_comes_in_pieces_is_one_document(parts: Parts) -> None
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({}, 201),
-        ({"content-type": "application/json; charset=utf-8"}, 201),
-        ({"content-type": "application/merge-patch+json"}, 201),
-        ({"content-type": "Application/JSON"}, 201),
+        ({}, 422),
+        ({"content-type": "application/json; charset=utf-8"}, 422),
+        ({"content-type": "application/merge-patch+json"}, 422),
+        ({"content-type": "Application/JSON"}, 422),
         ({"content-type": "text/plain"}, 415),
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
         ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
     ],
 )
-async def test_a_document_is_json_and_nothing_else(admin: httpx.AsyncClient, headers: dict[str, str], status: int) -> None:
-    answer = await admin.post("/tenants", content=b'{"slug":"acme"}', headers=headers)
+async def test_a_document_is_json_and_nothing_else(still: httpx.AsyncClient, headers: dict[str, str], status: int) -> None:
+    answer = await still.post("/tenants", content=b'{"slug":"-"}', headers=headers)
     assert answer.status_code == status
-    assert status == 201 or answer.json()["code"] == "content_type_refused"
+    # The slug is wrong, so what is read is refused for that and nothing is made.
+    assert answer.json()["code"] == ("request_invalid" if status == 422 else "content_type_refused")
 
 
 @pytest.mark.parametrize("content", [b"", b"null"])
-async def test_a_missing_document_is_named(admin: httpx.AsyncClient, content: bytes) -> None:
-    answer = await admin.post("/tenants", content=content, headers={"content-type": "application/json"})
+async def test_a_missing_document_is_named(still: httpx.AsyncClient, content: bytes) -> None:
+    answer = await still.post("/tenants", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["errors"][0]["location"]) == (422, ["body"])
 
 
 @pytest.mark.parametrize("content", [b"[]", b'"acme"', b"7", b"true"])
-async def test_a_document_that_is_no_object_is_refused(admin: httpx.AsyncClient, content: bytes) -> None:
-    assert (await admin.post("/tenants", content=content)).status_code == 422
+async def test_a_document_that_is_no_object_is_refused(still: httpx.AsyncClient, content: bytes) -> None:
+    assert (await still.post("/tenants", content=content)).status_code == 422
 
 
 @pytest.mark.parametrize(
     "path",
     ["/tenants/a%00b", "/tenants/acme/keys/%00", "/tenants/acme/destinations/%00", "/tenants?cursor=%00"],
 )
-async def test_nul_in_the_address_is_refused_by_name(admin: httpx.AsyncClient, path: str) -> None:
-    answer = await admin.get(path)
+async def test_nul_in_the_address_is_refused_by_name(still: httpx.AsyncClient, path: str) -> None:
+    answer = await still.get(path)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "text_invalid")
 
 
 @pytest.mark.parametrize("path", ["/tenants/%ff", "/tenants/%ed%a0%80", "/tenants/ACME", f"/tenants/{'a' * 5_000}", "/tenants/.."])
-async def test_no_other_address_fails(admin: httpx.AsyncClient, path: str) -> None:
-    assert (await admin.get(path)).status_code == 404
+async def test_no_other_address_fails(still: httpx.AsyncClient, path: str) -> None:
+    assert (await still.get(path)).status_code == 404
 
 
 async def test_a_postgres_that_is_away_is_503_with_a_time_to_come_back() -> None:
-    database = Database("postgresql://nobody@127.0.0.1:1/nothing", DatabaseSettings())
-    async with open_admin(Parts(database)) as client:
+    async with open_admin(Parts(NO_DATABASE)) as client:
         answer = await client.get("/tenants")
-    await database.close()
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert answer.headers["retry-after"] == "2"
 
@@ -179,9 +181,9 @@ FORGED: list[Any] = [
 
 
 @pytest.mark.parametrize("listing", ["/tenants", "/tenants/acme/keys", "/tenants/acme/destinations", "/tenants/acme/routes", "/ledger"])
-async def test_a_forged_cursor_is_422_or_names_another_place(acme: httpx.AsyncClient, listing: str) -> None:
+async def test_a_forged_cursor_is_422_or_names_another_place(still: httpx.AsyncClient, listing: str) -> None:
     for key in FORGED:
         cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
-        answer = await acme.get(listing, params={"cursor": cursor})
+        answer = await still.get(listing, params={"cursor": cursor})
         assert answer.status_code in {200, 422}, (key, answer.text)
         assert answer.status_code == 200 or answer.json()["errors"][0]["location"] == ["query", "cursor"]

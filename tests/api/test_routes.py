@@ -121,16 +121,16 @@ async def test_a_route_of_no_tenant_is_404(admin: httpx.AsyncClient) -> None:
         ({"id": str(uuid4())}, ["body", "id"]),
     ],
 )
-async def test_a_wrong_member_is_422_by_its_location(acme: httpx.AsyncClient, change: dict[str, Any], location: list[str]) -> None:
+async def test_a_wrong_member_is_422_by_its_location(still: httpx.AsyncClient, change: dict[str, Any], location: list[str]) -> None:
     document = {"prefix": "x", "destination": "main", **change}
     for answer in (
-        await acme.post("/tenants/acme/routes", json=document),
-        await acme.put(f"/tenants/acme/routes/{uuid4()}", json=document),
+        await still.post("/tenants/acme/routes", json=document),
+        await still.put(f"/tenants/acme/routes/{uuid4()}", json=document),
     ):
         assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
         assert answer.json()["errors"][0]["location"] == location
 
 
-async def test_an_id_that_is_no_uuid_is_422(acme: httpx.AsyncClient) -> None:
-    answer = await acme.get("/tenants/acme/routes/seven")
+async def test_an_id_that_is_no_uuid_is_422(still: httpx.AsyncClient) -> None:
+    answer = await still.get("/tenants/acme/routes/seven")
     assert (answer.status_code, answer.json()["errors"][0]["location"]) == (422, ["path", "route_id"])

@@ -121,7 +121,8 @@ async def kill_workers(relay: ServedRelay, storm: Storm, kills: int) -> None:
     while storm.kills < kills:
         workers = await relay.wait_for_workers(2)
         await asyncio.sleep(chance.uniform(0.0, 0.6))
-        os.kill(chance.choice(workers), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(workers), signal.SIGKILL)
         storm.kills += 1
         if storm.kills % 20 == 0:
             print(f"  {storm.kills} kills, {len(storm.sent)} uploads", flush=True)

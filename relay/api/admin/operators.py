@@ -64,7 +64,7 @@ class Desk:
         return self.parts.database.transaction()
 
 
-def open_desk(request: Request) -> Desk:
+async def open_desk(request: Request) -> Desk:
     """Give an endpoint its desk. The operator was authenticated by ``OperatorRoute`` before."""
     return Desk(Actor("operator", context_of(request.scope).request_id), request.app.state.services)
 
