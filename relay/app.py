@@ -6,6 +6,7 @@ Nothing here decides anything; nothing below here makes its own collaborators.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from relay.api import admin, health, openapi, problems
-from relay.api.middleware import RequestMiddleware
+from relay.api.middleware import ListenerGate, RequestMiddleware
 from relay.api.upload import DoorSettings, UploadDoor
 from relay.db.engine import Database
 from relay.db.schema import check_schema
@@ -90,11 +91,14 @@ def create_app(settings: Settings) -> FastAPI:
         services: Services = app.state.services
         await services.door(scope, receive, send)
 
-    app.router.routes.insert(0, Route("/upload/{path:path}", endpoint=_Endpoint(door)))
+    at_the_door = Route("/upload/{path:path}", endpoint=_Endpoint(door))
+    at_the_door.path_regex = re.compile(r"/upload/(?P<path>.*)", re.DOTALL)  # the framework's own takes no encoded line break
+    app.router.routes.insert(0, at_the_door)
     app.include_router(health.router)
     admin.install(app)
     openapi.install(app)
     problems.install(app)
+    app.add_middleware(ListenerGate, listen=settings.listen, admin_listen=settings.admin.listen)
     app.add_middleware(RequestMiddleware, trusted=settings.trusted)
     return app
 

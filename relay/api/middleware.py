@@ -1,4 +1,7 @@
-"""What surrounds every request: its context, the ids in its answer, one access line, its duration."""
+"""What surrounds every request: its context, the ids in its answer, one access line, its duration.
+
+Where the admin side listens at an address of its own, it is found there and nowhere else.
+"""
 
 import logging
 import time
@@ -6,10 +9,14 @@ from email.utils import formatdate
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from relay.api.problems import response_of
+from relay.errors import NotFound
 from relay.protocols.header_rules import Field, Networks, Peer, client_address, is_within
-from relay.settings import TrustedSettings
+from relay.settings import TrustedSettings, parse_listen
 from relay.telemetry import REQUEST_SECONDS, RequestContext
 
+ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json")
+BOTH_SIDES = ("/livez", "/readyz")
 _IDS = frozenset([b"relay-request-id", b"relay-upload-id"])
 access = logging.getLogger("relay.access")
 
@@ -36,6 +43,26 @@ class RequestMiddleware:
             seconds = time.perf_counter() - began
             REQUEST_SECONDS.observe(seconds)
             _log(scope, context, told, seconds)
+
+
+class ListenerGate:
+    """Keeps the admin side and the main door to their own addresses. ``/livez`` and ``/readyz`` answer at both."""
+
+    def __init__(self, app: ASGIApp, listen: str, admin_listen: str | None) -> None:
+        self._app = app
+        is_apart = admin_listen is not None and admin_listen != listen
+        self._admin_port = parse_listen(admin_listen)[1] if is_apart and admin_listen else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._admin_port is not None and self._is_misplaced(scope):
+            await response_of(scope, NotFound())(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_misplaced(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        is_at_admin = server is not None and server[1] == self._admin_port
+        return scope["path"] not in BOTH_SIDES and scope["path"].startswith(ADMIN_SIDE) != is_at_admin
 
 
 def peer_of(scope: Scope, trusted: Networks) -> Peer:

@@ -79,7 +79,8 @@ class Outgoing:
         if self.is_started:
             return
         refusal = problem(error, request_id=self._context.request_id)
-        close = isinstance(error, FramingInvalid | HeadTooLarge | ClientTooSlow) or not self._incoming.can_discard(self._refusal.discard_bytes)
+        is_hopeless = isinstance(error, FramingInvalid | HeadTooLarge | ClientTooSlow)
+        close = is_hopeless or not self._incoming.can_discard(self._refusal.discard_bytes)
         try:
             await self._start(refusal.status, refusal.headers, len(refusal.body), close=close)
             await self.end(refusal.body)

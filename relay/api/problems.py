@@ -102,7 +102,7 @@ class LastResort:
                 raise
             request_id = context_of(scope).request_id
             logger.exception("a request failed unexpectedly", extra={"fields": {"request_id": request_id}})
-            await _response(scope, InternalError())(scope, receive, send)
+            await response_of(scope, InternalError())(scope, receive, send)
 
 
 def _member(wrong: FieldError) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def _headers(error: RelayError) -> Iterable[tuple[bytes, bytes]]:
         yield b"allow", ", ".join(error.allow).encode()
 
 
-def _response(scope: Scope, error: RelayError) -> Response:
+def response_of(scope: Scope, error: RelayError) -> Response:
+    """Make the response that reports an error, for whoever answers outside a route."""
     context = context_of(scope)
     context.code = error.code
     rendered = problem(error, request_id=context.request_id)
@@ -130,12 +131,12 @@ def _response(scope: Scope, error: RelayError) -> Response:
 
 
 async def _answer_relay_error(request: Request, error: Exception) -> Response:
-    return _response(request.scope, error if isinstance(error, RelayError) else InternalError())
+    return response_of(request.scope, error if isinstance(error, RelayError) else InternalError())
 
 
 async def _answer_invalid_request(request: Request, error: Exception) -> Response:
     found = error.errors() if isinstance(error, RequestValidationError) else ()
-    return _response(
+    return response_of(
         request.scope, RequestInvalid(errors=[FieldError(tuple(wrong["loc"]), wrong["type"], wrong["msg"]) for wrong in found])
     )
 
@@ -144,13 +145,13 @@ async def _answer_framework_refusal(request: Request, error: Exception) -> Respo
     status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
     match status:
         case HTTPStatus.NOT_FOUND:
-            return _response(request.scope, NotFound())
+            return response_of(request.scope, NotFound())
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            return _response(request.scope, MethodNotAllowed(_allowed_methods(request)))
+            return response_of(request.scope, MethodNotAllowed(_allowed_methods(request)))
         case _ if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return _response(request.scope, RequestInvalid())
+            return response_of(request.scope, RequestInvalid())
         case _:
-            return _response(request.scope, InternalError())
+            return response_of(request.scope, InternalError())
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -153,8 +153,8 @@ class HttpUpstream:
         try:
             async with self._total_timeout():
                 response, handover = await self._send(item, body)
-                if response.status_code < 200:
-                    raise DestinationBroke("The destination switched protocols, which no upload asks for.")
+                if not 200 <= response.status_code < 600:
+                    raise DestinationBroke("The destination's answer has a status that answers no upload. What it kept is unknown.")
                 yield HttpDelivery(response, handover)
         finally:
             self._running -= 1

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from relay.errors import PathInvalid
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_PLAIN = re.compile(rb"[A-Za-z0-9_\-~!$&'()*+,;=:@/]*")
+_PLAIN = re.compile(rb"[A-Za-z0-9_\-~!$&'()*+,=:@/]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ def parse_path(raw: bytes) -> UploadPath:
     pieces = tuple(raw.split(b"/"))
     if _PLAIN.fullmatch(raw):
         return UploadPath(pieces, tuple(raw.decode("ascii").split("/")))
+    if b"#" in raw:
+        raise PathInvalid("The path holds a number sign, which would begin a fragment. Encode it as %23.")
     if _BROKEN_ESCAPE.search(raw):
         raise PathInvalid("The path holds a percent sign that starts no escape. Encode it as %25.")
     return UploadPath(pieces, tuple(_decode_segment(piece) for piece in pieces))
@@ -53,7 +55,8 @@ def parse_path(raw: bytes) -> UploadPath:
 
 def _decode_segment(piece: bytes) -> str:
     segment = unquote_to_bytes(piece).decode("utf-8", "surrogateescape")
-    if segment in {".", ".."} or "/" in segment or "\\" in segment:
+    name = segment.partition(";")[0]  # some servers cut path parameters off and then read '..;x' as '..'
+    if name in {".", ".."} or "/" in segment or "\\" in segment:
         raise PathInvalid
     if any(unicodedata.category(character) == "Cc" for character in segment):
         raise PathInvalid

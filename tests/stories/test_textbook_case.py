@@ -75,7 +75,11 @@ async def test_the_textbook_case(database_url: str, tmp_path: Path) -> None:
             def upload() -> httpx.Response:
                 with httpx.Client(trust_env=False, timeout=20) as client:
                     return client.post(
-                        f"{relay.url}/upload/{p1}/{p2}", params={"q1": "a b&c=ü"}, data={"note": "früh"}, files=files, headers=tenant.headers
+                        f"{relay.url}/upload/{p1}/{p2}",
+                        params={"q1": "a b&c=ü"},
+                        data={"note": "früh"},
+                        files=files,
+                        headers=tenant.headers,
                     )
 
             answer = await asyncio.to_thread(upload)
@@ -85,10 +89,10 @@ async def test_the_textbook_case(database_url: str, tmp_path: Path) -> None:
             note, *parts = told["parts"]
             assert (note["name"], note["filename"], note["sha256"]) == ("note", None, hashlib.sha256("früh".encode()).hexdigest())
             assert [(part["name"], part["filename"], part["content_type"], part["sha256"]) for part in parts] == [
-                (field, name, media_type.partition(";")[0], hashlib.sha256(content).hexdigest()) for field, (name, content, media_type) in files
+                (field, name, media_type.partition(";")[0], hashlib.sha256(content).hexdigest())
+                for field, (name, content, media_type) in files
             ]
             entry = await relay.entry(upload_id=answer.headers["relay-upload-id"])
             assert (entry["outcome"], entry["status"], entry["upstream_status"]) == ("delivered", 200, 200)
             assert entry["bytes_in"] == entry["bytes_delivered"] == entry["declared_length"] == int(told["length"])
             assert entry["bytes_out"] == len(answer.content)
-

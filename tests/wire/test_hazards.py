@@ -3,12 +3,16 @@
 import asyncio
 import json
 import tomllib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from tests.support.postgres import TemplateServer
 from tests.support.raw_client import Answer, ConnectionEnded, RawClient
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay
 from tests.support.upstreams import Conduct, Upstream
@@ -122,14 +126,39 @@ def status_seen(answer: Answer) -> int:
     return answer.status if answer.is_whole else 0
 
 
+class Relays:
+    """One running relay for each set of settings that the table uses."""
+
+    def __init__(self, server: TemplateServer, folder: Path, stack: AsyncExitStack) -> None:
+        self._server = server
+        self._folder = folder
+        self._stack = stack
+        self._running: dict[str, RunningRelay] = {}
+
+    async def of(self, settings: dict[str, str]) -> RunningRelay:
+        """The relay that runs with these settings."""
+        name = json.dumps(settings, sort_keys=True)
+        if name not in self._running:
+            folder = self._folder / str(len(self._running))
+            url = await self._stack.enter_async_context(self._server.database())
+            self._running[name] = await self._stack.enter_async_context(running_relay(url, folder, **settings))
+        return self._running[name]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relays(postgres_server: TemplateServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Relays]:
+    """Every relay of this module; a start costs more than most hazards."""
+    async with AsyncExitStack() as stack:
+        yield Relays(postgres_server, tmp_path_factory.mktemp("hazards"), stack)
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hazard", HAZARDS, ids=[hazard["name"] for hazard in HAZARDS])
-async def test_hazard(hazard: dict[str, Any], database_url: str, tmp_path: Path) -> None:
+async def test_hazard(hazard: dict[str, Any], relays: Relays) -> None:
     expected = hazard["expect"]
-    async with (
-        Upstream(conduct_of(hazard.get("upstream", {}))) as upstream,
-        running_relay(database_url, tmp_path, **hazard.get("settings", {})) as relay,
-    ):
-        tenant = await relay.tenant()
+    relay = await relays.of(hazard.get("settings", {}))
+    tenant = await relay.tenant(hazard["name"].replace("_", "-"))
+    async with Upstream(conduct_of(hazard.get("upstream", {}))) as upstream:
         await relay.http_destination(tenant, upstream.url, **hazard.get("destination", {}))
         async with RawClient(*relay.address) as client:
             conversation = Conversation(client, upstream, tenant, [])
@@ -139,7 +168,7 @@ async def test_hazard(hazard: dict[str, Any], database_url: str, tmp_path: Path)
             check_problem(conversation.answers, expected)
             if expected["connection"] != "any":
                 assert await conversation.end() == expected["connection"]
-        await check_entries(relay, expected)
+        await check_entries(relay, tenant, expected)
         await check_upstream(upstream, expected)
 
 
@@ -151,18 +180,18 @@ def check_problem(answers: list[Answer], expected: dict[str, Any]) -> None:
         assert (problem["code"], problem["status"]) == (expected["code"], answers[-1].status)
 
 
-async def check_entries(relay: RunningRelay, expected: dict[str, Any]) -> None:
+async def check_entries(relay: RunningRelay, tenant: TestTenant, expected: dict[str, Any]) -> None:
     """The ledger tells of each request once."""
     if expected["outcome"] == "any":
         return
     if not expected["outcome"]:
-        assert not await relay.entries()
+        assert not await relay.entries(tenant=tenant.slug)
         return
     count = expected.get("requests", 1)
     found: list[dict[str, Any]] = []
 
     async def is_told() -> bool:
-        found[:] = await relay.entries()
+        found[:] = await relay.entries(tenant=tenant.slug)
         return len(found) >= count
 
     await until(is_told)
