@@ -85,7 +85,7 @@ class DataSettings(Group):
 
 class DiskSettings(Group):
     root: Path | None = Field(None, description="Folder below which every disk destination lies. None: no disk destinations.")
-    threads: int = Field(8, ge=1, le=64, description="Threads that write to disk destinations.")
+    threads: int = Field(8, ge=1, le=64, description="Threads that write to disk destinations; one tenant gets at most a quarter of them.")
     idle_timeout: Seconds = Field(timedelta(seconds=60), description="Longest time of one write to disk (seconds).")
 
 

@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from relay.db.engine import Database
 from relay.settings import DatabaseSettings
 from tests.support.postgres import TemplateServer
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
-settings.register_profile("relay", database=None, deadline=None)
+settings.register_profile("relay", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relay")
 
 

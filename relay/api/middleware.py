@@ -10,7 +10,7 @@ from email.utils import formatdate
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.api.problems import response_of
-from relay.errors import NotFound
+from relay.errors import ClientGone, NotFound
 from relay.protocols.header_rules import Field, Networks, Peer, client_address, is_within
 from relay.settings import TrustedSettings, parse_listen
 from relay.telemetry import REQUEST_SECONDS, RequestContext
@@ -105,7 +105,7 @@ def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> 
     fields = {
         "method": scope["method"],
         "path": scope["path"][:2048],
-        "status": told.status,
+        "status": told.status or (ClientGone.status if context.code == ClientGone.code else None),
         "outcome": context.outcome,
         "code": context.code,
         "request_id": context.request_id,

@@ -24,7 +24,7 @@ COMMANDS = {
     "serve": "Run the relay: a supervisor and its workers.",
     "migrate": "Bring the database to the schema of this release.",
     "tenant": "Create, show, change and delete tenants.",
-    "key": "Issue, list and revoke the keys of a tenant.",
+    "key": "Issue, list, rotate and revoke the keys of a tenant.",
     "destination": "Say where a tenant's bytes go.",
     "route": "Lead a path prefix of a tenant to a destination.",
     "ledger": "Read what happened.",

@@ -30,12 +30,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 REFUSED = 3
 """Exit code of a child that cannot start and has said why."""
 
 READY = b"ready\n"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIVED_SECONDS = 5.0
 """A child that lived this long is replaced at once."""
 
@@ -132,16 +133,15 @@ class Supervisor:
         self._stop_asked_at: float | None = None
         self._is_hastened = False
         self._may_interrupt = True
-        self._handlers: dict[signal.Signals, Any] = {}
         self._wake_read, self._wake_write = os.pipe()
 
     def __enter__(self) -> Self:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._handlers[number] = signal.signal(number, self._note_stop)
-        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note_stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -151,8 +151,8 @@ class Supervisor:
         if self._watched is not None:
             self._watched.stop()
         signal.set_wakeup_fd(-1)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the process is leaving: an impatient one must not spoil the exit code
         os.close(self._wake_read)
         os.close(self._wake_write)
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL
 from socket import socket
 
 import click
@@ -116,7 +116,7 @@ def supervise(settings: Settings, *, is_following: bool) -> Iterator[Run]:
         Failure: a port is busy, the embedded Postgres is unusable, or a worker refused to start.
     """
     if is_following:
-        follow_parent(os.getppid(), SIGTERM)
+        follow_parent(os.getppid(), SIGKILL)  # nobody is left to wait for an orderly end, and the children follow at once
     configure_logging(settings.log)
     try:
         with bind_all(settings) as sockets, _metrics_folder(settings.data.dir) as metrics:

@@ -184,13 +184,15 @@ class Turns:
 
     A thread that hangs in the kernel cannot be stopped. So a call that times out, or whose waiter is
     cancelled, goes on; only when it is over does the last call run, from wherever it ended. That keeps a
-    descriptor from being closed under a thread that writes to it.
+    descriptor from being closed under a thread that writes to it. Where no call has ever run there is nothing
+    to close, and nothing is left waiting for a thread of a dead disk.
     """
 
     def __init__(self, executor: concurrent.futures.Executor, idle_seconds: float) -> None:
         self._executor = executor
         self._idle_seconds = idle_seconds
         self._running: concurrent.futures.Future[None] | None = None
+        self._has_run = False
 
     async def run(self, call: Callable[[], None]) -> None:
         """Start the call and wait for it."""
@@ -218,9 +220,13 @@ class Turns:
         except OSError as error:
             raise _told(error) from error
         self._running = None
+        self._has_run = True
 
     async def end_with(self, last: Callable[[], None]) -> None:
         """Run ``last`` once the running call is over, and wait a bounded time for it."""
+        if not self._has_run and self._running is not None and self._running.cancel():
+            last()  # nothing has happened: it finds nothing to do
+            return
         ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         ended.set_running_or_notify_cancel()  # so that giving up waiting cannot cancel it
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +12,7 @@ import httpx
 from relay.destinations.config import parse_disk_config, parse_http_config
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.disk import DiskDestination
+from relay.destinations.disk_threads import DiskThreads
 from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, RequestInvalid
@@ -30,7 +30,7 @@ class OpenDestinations:
         self._client = client
         self._sealer = sealer
         self._disk = disk
-        self._threads = ThreadPoolExecutor(disk.threads, thread_name_prefix="disk")
+        self._threads = DiskThreads(disk.threads)
         self._open: OrderedDict[UUID, tuple[DestinationSpec, Destination]] = OrderedDict()
 
     def open(self, spec: DestinationSpec) -> Destination:
@@ -69,7 +69,9 @@ class OpenDestinations:
     def _make_disk(self, spec: DestinationSpec) -> Destination:
         if self._disk.root is None:
             raise DestinationMisconfigured("No disk destination can be used: the operator has not set RELAY_DISK_ROOT.")
-        return DiskDestination(Path(self._disk.root), parse_disk_config(spec.config), self._threads, self._disk.idle_timeout)
+        return DiskDestination(
+            Path(self._disk.root), parse_disk_config(spec.config), self._threads.share(spec.tenant), self._disk.idle_timeout
+        )
 
     async def close(self) -> None:
         """Close every destination and let go of the threads once their writes have ended, or hang."""
@@ -80,7 +82,7 @@ class OpenDestinations:
         loop = asyncio.get_running_loop()
 
         def end() -> None:
-            self._threads.shutdown(wait=True)
+            self._threads.shutdown()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(ended.set)
 

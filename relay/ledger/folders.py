@@ -93,6 +93,15 @@ def claim_folder(path: Path) -> FolderLock | None:
     return FolderLock(path, descriptor)
 
 
+def sync_folder(path: Path) -> None:
+    """Make durable which names a folder holds. Blocks on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def list_folders(root: Path) -> list[Path]:
     """The journal folders below ``root``, those of running processes and half-made ones included."""
     with suppress(FileNotFoundError):

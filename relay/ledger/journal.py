@@ -40,7 +40,7 @@ from typing import Final, Literal, Self
 
 from relay.errors import DiskBroke, JournalFull, RelayFault, ShuttingDown
 from relay.ledger.entry import Entry, now_us
-from relay.ledger.folders import FolderLock, create_folder, keep_corrupt, remove_folder, segment_path
+from relay.ledger.folders import FolderLock, create_folder, keep_corrupt, remove_folder, segment_path, sync_folder
 from relay.ledger.records import RECORD_MEMBERS, Begun, begin_record, finish_record
 from relay.ledger.segments import members_record
 from relay.settings import JournalSettings
@@ -108,6 +108,9 @@ class Journal:
         journal = cls(create_folder(root, worker), settings)
         try:
             journal._rotate()
+            if journal._is_group:
+                sync_folder(root)
+                sync_folder(root.parent)
         except BaseException:
             journal._lock.release()
             raise

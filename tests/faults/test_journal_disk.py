@@ -67,7 +67,8 @@ async def test_a_short_write_that_goes_on_is_one_record(tmp_path: Path, monkeypa
 
 async def test_a_segment_that_cannot_be_cut_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path)
-    first, second = finished_entry(), finished_entry()
+    done, first, second = finished_entry(), finished_entry(), finished_entry()
+    await journal.finish(done)
     journal.begin(first)
     segment = list_segments(journal.folder)[0]
 
@@ -83,6 +84,7 @@ async def test_a_segment_that_cannot_be_cut_back_is_given_up(tmp_path: Path, mon
     await journal.finish(first)
     torn, whole = list_segments(journal.folder)
     assert read_segment(torn).end is End.TORN
+    assert [record.entry()["request_id"] for record in read_segment(torn).finished] == [done.request_id]
     assert [record.entry()["request_id"] for record in read_segment(whole).finished] == [second.request_id, first.request_id]
     journal.close()
 

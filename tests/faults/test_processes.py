@@ -122,7 +122,12 @@ def test_second_signal_cuts_what_runs(tmp_path: Path) -> None:
         running.wait_for_line("dawdling")
         os.kill(running.pid, signal.SIGINT)
         running.wait_for_line("^stopping")
-        poll(lambda: running.process.poll() is not None or os.kill(running.pid, signal.SIGINT), "it goes on")
+
+        def press_again() -> bool:
+            os.kill(running.pid, signal.SIGINT)
+            return running.process.poll() is not None
+
+        poll(press_again, "it goes on")
         assert running.wait() == 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -98,6 +99,21 @@ async def test_many_rows_at_fault_among_many_leave_every_other_row(
     assert sorted(line["entry"]["request_id"] for line in rejected(root)) == sorted(bad)
     assert [day["uploads"] for day in await read_usage(database)] == [len(good)]
     assert LEDGER_SHIPPED._value.get() == shipped + len(good)
+
+
+async def test_a_rejected_row_is_durable_before_it_is_given_up(
+    journal: Journal, shipper: Shipper, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, lines_and_entries = os.fsync, list[tuple[int, int]]()
+
+    def noting_fsync(file: int) -> None:
+        fsync(file)
+        lines_and_entries.append((len(rejected(root)), journal.entries))
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    await journal.finish(finished_entry(path="\x00"))
+    assert await shipper.drain(SECONDS)
+    assert lines_and_entries == [(1, 1)]
 
 
 async def test_hostile_text_that_was_cleaned_lands(journal: Journal, shipper: Shipper, database: Database, root: Path) -> None:

@@ -51,7 +51,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()

@@ -139,7 +139,7 @@ async def running_relay(database_url: str, folder: Path, **variables: str) -> As
     try:
         await until(lambda: server.started or serving.done())
         assert server.started, "the relay did not start; its log says why"
-        url = "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False) as admin:
             yield RunningRelay(app, url, admin, settings)

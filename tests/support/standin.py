@@ -19,7 +19,7 @@ async def _show_pid(_: Request) -> JSONResponse:
 
 
 async def _dawdle(request: Request) -> JSONResponse:
-    print("dawdling", flush=True)  # noqa: T201 - the test waits for this line
+    print("dawdling", flush=True)
     await asyncio.sleep(float(request.query_params["seconds"]))
     return JSONResponse({"pid": os.getpid()})
 

@@ -17,7 +17,7 @@ async def answered(path: str, port: int, *, admin_listen: str | None) -> int:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    receive: Callable[[], Awaitable[Message]] = pytest.fail  # type: ignore[assignment] # nothing is read
+    receive: Callable[[], Awaitable[Message]] = pytest.fail  # nothing is read
     scope = {"type": "http", "path": path, "server": ("127.0.0.1", port), "state": {}, "method": "GET", "headers": []}
     await ListenerGate(app, "127.0.0.1:8000", admin_listen)(scope, receive, send)
     return statuses[0]

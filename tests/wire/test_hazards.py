@@ -192,7 +192,7 @@ async def check_entries(relay: RunningRelay, tenant: TestTenant, expected: dict[
 
     async def is_told() -> bool:
         found[:] = await relay.entries(tenant=tenant.slug)
-        return len(found) >= count
+        return len(found) >= int(count)
 
     await until(is_told)
     assert len(found) == count

@@ -229,6 +229,22 @@ async def test_nobody_is_told_before_an_fsync_that_began_after_the_write(tmp_pat
     journal.close()
 
 
+async def test_in_group_mode_every_segment_that_was_written_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path, sync="group", max_bytes=64 << 10)
+    fsync, synced = os.fsync, set[int]()
+
+    def noting_fsync(file: int) -> None:
+        fsync(file)
+        synced.add(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    await asyncio.gather(*(upload(journal) for _ in range(40)))
+    segments = list_segments(journal.folder)
+    assert len(segments) > 2
+    assert {segment.stat().st_ino for segment in segments} <= synced
+    journal.close()
+
+
 async def test_in_group_mode_a_segment_goes_only_when_its_successor_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = open_journal(tmp_path, sync="group", max_bytes=64 << 10)
     running = make_entry()

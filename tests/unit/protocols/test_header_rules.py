@@ -27,9 +27,32 @@ PROXY = Peer("10.0.0.1", "http", is_trusted=True)
 TRUSTED = [ip_network("10.0.0.0/8")]
 
 NAMES = st.sampled_from(
-    [b"accept", b"content-type", b"x-a", b"x-b", b"authorization", b"x-api-key", b"cookie", b"expect", b"host", b"te"]
-    + [b"relay-upload-id", b"relay-x", b"content-length", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"forwarded", b"via"]
-    + [b"keep-alive", b"proxy-connection", b"trailer", b"traceparent", b"set-cookie", b"access-control-allow-origin"]
+    [
+        b"accept",
+        b"content-type",
+        b"x-a",
+        b"x-b",
+        b"authorization",
+        b"x-api-key",
+        b"cookie",
+        b"expect",
+        b"host",
+        b"te",
+        b"relay-upload-id",
+        b"relay-x",
+        b"content-length",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-forwarded-for",
+        b"forwarded",
+        b"via",
+        b"keep-alive",
+        b"proxy-connection",
+        b"trailer",
+        b"traceparent",
+        b"set-cookie",
+        b"access-control-allow-origin",
+    ]
 )
 VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12).map(str.encode)
 FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=12)

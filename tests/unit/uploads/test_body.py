@@ -9,7 +9,7 @@ from relay.settings import UploadSettings
 from relay.uploads.body import Read, RequestBody
 
 
-def reads(*chunks: bytes | None | type[RelayError]) -> Read:
+def reads(*chunks: bytes | type[RelayError] | None) -> Read:
     left = list(chunks)
 
     async def read() -> bytes | None:

@@ -1,0 +1,204 @@
+"""``relay demo`` from the outside: what it prints, what its lines do, and what is left when something dies."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.postgres import make_private_folder
+from tests.support.processes import ROOT, Running, command_of, descendants_of, free_port, is_alive, is_open, poll, relay
+
+GONE_WITHIN_SECONDS = 2.0
+KEYS = ["url", "tenant", "key", "admin-token", "upload", "forward", "ledger", "ready"]
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Settings of a demo with a data directory and ports of its own."""
+    folder = make_private_folder()
+    yield {
+        "RELAY_DATA_DIR": str(folder),
+        "RELAY_LISTEN": f"127.0.0.1:{free_port()}",
+        "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}",
+    }
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@contextmanager
+def demo(environment: dict[str, str], *arguments: str) -> Iterator[tuple[Running, dict[str, str]]]:
+    with relay("demo", *arguments, environment=environment) as running:
+        running.wait_for_line("^ready$", 60)
+        last = [line.partition(": ") for line in running.lines[-len(KEYS) :]]
+        assert [name for name, _, _ in last] == KEYS
+        yield running, {name: value for name, _, value in last}
+
+
+def family(running: Running) -> dict[str, int]:
+    """The processes of a demo by what they are; for Postgres its postmaster."""
+    found = {"supervisor": running.pid}
+    for pid in descendants_of(running.pid):
+        command = command_of(pid)
+        for name, pattern in {"worker": r"relay worker ", "upstream": r"relay upstream ", "postgres": r"postgres -D "}.items():
+            if re.search(pattern, command):
+                found[name] = pid
+    return found
+
+
+def ports(environment: dict[str, str]) -> list[int]:
+    return [int(environment[name].rpartition(":")[2]) for name in ("RELAY_LISTEN", "RELAY_DEMO_UPSTREAM_LISTEN")]
+
+
+def assert_nothing_is_left(pids: list[int], environment: dict[str, str]) -> None:
+    poll(lambda: not any(is_alive(pid) for pid in pids), "processes are left", GONE_WITHIN_SECONDS)
+    poll(lambda: not any(is_open(port) for port in ports(environment)), "a port is taken", GONE_WITHIN_SECONDS)
+
+
+def paste(line: str, folder: Path) -> str:
+    """Run a printed line as a user would, in a folder with a README.md."""
+    return subprocess.run(shlex.split(line), cwd=folder, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> bytes:
+    """A README.md to upload, in the test's own folder."""
+    content = os.urandom(100_000)
+    (tmp_path / "README.md").write_bytes(content)
+    return content
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the printed lines use curl: install it, e.g. with `apt-get install curl`")
+def test_printed_lines_work_and_the_second_start_keeps_everything(environment: dict[str, str], tmp_path: Path, readme: bytes) -> None:
+    with demo(environment) as (running, first):
+        assert re.fullmatch(r"started in \d+\.\d s", running.lines[-len(KEYS) - 1])
+        assert httpx.get(f"{first['url']}/readyz").status_code == 200
+        for _ in range(2):
+            stored = json.loads(paste(first["upload"], tmp_path))["objects"]
+            assert [(item["key"], item["size"]) for item in stored] == [("README.md", len(readme))]
+        assert (Path(environment["RELAY_DATA_DIR"]) / "disk/demo/README.md").read_bytes() == readme
+        echoed = json.loads(paste(first["forward"], tmp_path))
+        assert (echoed["path"], echoed["query"]) == ("/upload/hello/world", {"q1": "x"})
+        assert [part["size"] for part in echoed["parts"]] == [len(readme)]
+        poll(lambda: "/hello/world" in paste(first["ledger"], tmp_path), "the entry is not in the ledger")
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.wait() == 0
+    with demo(environment) as (running, second):
+        assert second == first
+        headers = {"Authorization": f"Bearer {first['admin-token']}"}
+        assert len(httpx.get(f"{second['url']}/admin/v1/ledger?tenant=demo", headers=headers).json()["items"]) == 3
+        assert len(httpx.get(f"{second['url']}/admin/v1/tenants/demo/keys", headers=headers).json()["items"]) == 1
+        pids = list(family(running).values())
+        assert len(pids) == 4
+        os.kill(running.pid, signal.SIGINT)
+        assert running.wait() == 0
+        assert_nothing_is_left(pids, environment)
+
+
+def test_killed_supervisor_takes_everything_along_and_the_next_start_works(environment: dict[str, str]) -> None:
+    with demo(environment, "--workers", "2") as (running, first):
+        pids = [running.pid, *descendants_of(running.pid)]
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        assert_nothing_is_left(pids, environment)
+    with demo(environment) as (_, second):
+        assert second["key"] == first["key"]
+
+
+def test_whoever_else_dies_is_replaced(environment: dict[str, str], readme: bytes) -> None:
+    with demo(environment) as (running, lines):
+        before = family(running)
+        assert len(before) == 4
+        for name in ("worker", "upstream", "postgres"):
+            os.kill(before[name], signal.SIGKILL)
+        poll(lambda: not any(is_alive(before[name]) for name in ("worker", "upstream", "postgres")), "they live")
+        poll(lambda: len(family(running)) == 4, "nobody came", 40)
+        headers = {"Authorization": f"Bearer {lines['key']}"}
+
+        def is_delivered() -> bool:
+            try:
+                return httpx.post(f"{lines['url']}/upload/x", content=readme, headers=headers).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        poll(is_delivered, "uploads do not pass again", 40)
+        assert running.process.poll() is None
+
+
+def test_busy_port_of_the_upstream_is_named(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", ports(environment)[1])), relay("demo", environment=environment) as running:
+        assert running.wait() == 1
+        assert running.errors[-1].startswith(f"error: RELAY_DEMO_UPSTREAM_LISTEN {environment['RELAY_DEMO_UPSTREAM_LISTEN']} is in use.")
+
+
+def test_second_demo_on_the_same_data_is_refused(environment: dict[str, str]) -> None:
+    others = {"RELAY_LISTEN": "127.0.0.1:0", "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}"}
+    with demo(environment) as (first, _), relay("demo", environment={**environment, **others}) as second:
+        assert second.wait() == 1
+        assert "Another process runs the embedded Postgres" in second.errors[-1]
+        assert first.process.poll() is None
+
+
+def test_demo_ends_with_the_process_that_started_it(environment: dict[str, str]) -> None:
+    script = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-m', 'relay', 'demo', '--follow-parent'])"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**inherited, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert parent.stdout is not None
+        assert any(line.strip() == "ready" for line in parent.stdout)
+        pids = descendants_of(parent.pid)
+        assert len(pids) >= 4
+        parent.kill()
+        parent.wait()
+        assert_nothing_is_left(pids, environment)
+    finally:
+        parent.kill()
+        parent.wait()
+        if parent.stdout is not None:
+            parent.stdout.close()
+
+
+def test_commands_join_the_postgres_of_a_running_demo(environment: dict[str, str]) -> None:
+    with demo(environment):
+        joined = {"RELAY_LISTEN": "127.0.0.1:1"}
+        with relay("tenant", "show", "demo", "--json", "--data-dir", environment["RELAY_DATA_DIR"], environment=joined) as command:
+            assert command.wait() == 0
+            assert '"slug": "demo"' in command.told()
+        with relay("destination", "check", "demo", "disk", "--data-dir", environment["RELAY_DATA_DIR"], environment=joined) as command:
+            assert command.wait() == 0, command.told()
+
+
+def test_embedded_serve_migrates_by_itself_and_stops_cleanly(environment: dict[str, str]) -> None:
+    settings = {**environment, "RELAY_DATABASE_URL": "embedded", "RELAY_ADMIN_TOKEN": "operator"}
+    with relay("serve", "--workers", "2", environment=settings) as running:
+        running.wait_for_line("^listening on .* 2 workers", 60)
+        url = f"http://{environment['RELAY_LISTEN']}"
+        assert httpx.get(f"{url}/admin/v1/tenants", headers={"Authorization": "Bearer operator"}).json() == {"items": [], "next": None}
+        pids = [running.pid, *descendants_of(running.pid)]
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.wait() == 0
+        assert_nothing_is_left(pids, environment)
+
+
+def test_serve_refuses_an_older_schema_and_names_the_command(empty_database_url: str, environment: dict[str, str]) -> None:
+    with relay("serve", environment={**environment, "RELAY_DATABASE_URL": empty_database_url}) as running:
+        assert running.wait(60) == 1
+        assert any("Run 'relay migrate'" in line for line in running.errors), running.told()

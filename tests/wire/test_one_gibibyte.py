@@ -1,0 +1,9 @@
+"""Uploads and answers far larger than what the relay may hold; the long form is ``python -m tests.wire.one_gibibyte``."""
+
+from pathlib import Path
+
+from tests.wire.one_gibibyte import MIB, pass_all
+
+
+async def test_large_bodies_pass_both_ways_in_constant_memory(database_url: str, tmp_path: Path) -> None:
+    assert not await pass_all(tmp_path, 64 * MIB, RELAY_DATABASE_URL=database_url)
