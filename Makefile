@@ -55,7 +55,8 @@ venv-dev:
 define install
 cmp -s $(1) $(VENV)/installed-$(1) || { $(make_venv) && $(link_project) \
 	&& echo "installing $(1) into $(VENV) (once)" \
-	&& $(BIN)/python -m pip install --quiet --require-hashes -r $(1) \
+	&& $(BIN)/python -m pip install -qq --require-hashes -r $(1) \
+	&& { $(BIN)/python -m compileall -q relay || true; } \
 	&& cp $(1) $(VENV)/installed-$(1); }
 endef
 

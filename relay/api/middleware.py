@@ -17,6 +17,7 @@ from relay.telemetry import REQUEST_SECONDS, RequestContext
 
 ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json")
 BOTH_SIDES = ("/livez", "/readyz")
+PROBES = (*BOTH_SIDES, "/metrics")
 _IDS = frozenset([b"relay-request-id", b"relay-upload-id"])
 access = logging.getLogger("relay.access")
 
@@ -100,7 +101,8 @@ class _Told:
 
 
 def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> None:
-    if not access.isEnabledFor(logging.INFO):
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    if not access.isEnabledFor(level):
         return
     fields = {
         "method": scope["method"],
@@ -116,4 +118,4 @@ def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> 
         "seconds": round(seconds, 6),
         "client": context.client_address,
     }
-    access.info("request", extra={"fields": fields})
+    access.log(level, "request", extra={"fields": fields})

@@ -16,6 +16,8 @@ has against a row (``batches``), and the journals of other processes (``adoption
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 BATCH_ENTRIES: Final = 500
 LINGER_SECONDS: Final = 0.05
 PROBE_SECONDS: Final = 2.0
+SILENCE_SECONDS: Final = 2.0
 RETRY_FIRST_SECONDS: Final = 0.05
 RETRY_MOST_SECONDS: Final = 1.0
 
@@ -50,12 +53,17 @@ class Shipper:
         self._one_at_a_time = asyncio.Lock()
         self._failures = 0
         self._is_away = False
+        self._asked_at: float | None = None
         self._published = 0
 
     @property
     def database_state(self) -> Literal["ok", "away"]:
-        """What Postgres was when it was last asked, two seconds ago at most."""
-        return "away" if self._is_away else "ok"
+        """What Postgres was when it was last asked, two seconds ago at most; ``away`` too while it owes its answer for as long.
+
+        A frozen server is found out by this, long before the statement times out.
+        """
+        is_silent = self._asked_at is not None and time.monotonic() - self._asked_at > SILENCE_SECONDS
+        return "away" if self._is_away or is_silent else "ok"
 
     async def run(self) -> None:
         """Ship until cancelled."""
@@ -93,7 +101,7 @@ class Shipper:
         """Ship all there is; on a failure note it and wait."""
         try:
             if not await self._ship_all():
-                await self._batches.probe()
+                await self._ask(self._batches.probe())
         except DatabaseUnavailable as error:
             self._note_failure(error)
         except Exception as error:  # noqa: BLE001 - the loop must never end, and nothing is given up: the batch is sent again
@@ -130,11 +138,18 @@ class Shipper:
                     continue
                 if reading.finished:
                     self._journal.note_oldest(_finished_us(reading.finished[0]))
-                    await self._batches.ship(reading.finished)
+                    await self._ask(self._batches.ship(reading.finished))
                     batches += 1
                 self._journal.advance(span, reading.offset, len(reading.finished))
                 self._publish()
         return batches
+
+    async def _ask(self, question: Awaitable[object]) -> None:
+        self._asked_at = time.monotonic()
+        try:
+            await question
+        finally:
+            self._asked_at = None
 
     async def _read(self, span: Span) -> Reading | None:
         """Read a batch; ``None`` when the segment gives nothing more and was given up."""

@@ -214,7 +214,7 @@ class Attempt:
             self._note_receipt(receipt)
         self._is_finished = True
         UPLOADS_RUNNING.dec()
-        await asyncio.shield(asyncio.ensure_future(self._relay.journal.finish(self.entry)))
+        await self._relay.journal.finish(self.entry)
 
     def _close_account(self, outcome: Outcome) -> None:
         self.entry.outcome = outcome

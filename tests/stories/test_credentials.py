@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.stories.speech import client_of, head, problem_of, raw_problem_of, say
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay
@@ -129,29 +128,28 @@ async def test_a_proved_key_is_told_why_it_is_refused(database_url: str, tmp_pat
         await until(is_known_again, seconds=1)
 
 
-@pytest.mark.parametrize("way", ["Authorization", "X-API-Key", "both"])
-async def test_either_way_of_sending_one_key_works_and_neither_is_forwarded(database_url: str, tmp_path: Path, way: str) -> None:
+async def test_either_way_of_sending_one_key_works_and_neither_is_forwarded(database_url: str, tmp_path: Path) -> None:
     async with Upstream() as upstream, running_relay(database_url, tmp_path) as relay, client_of(relay) as client:
-        tenant = await relay.tenant()
+        tenant, other = await relay.tenant(), await relay.tenant("other")
         await relay.http_destination(tenant, upstream.url)
-        forms = {"Authorization": f"bearer {tenant.key}", "X-API-Key": tenant.key}
-        answer = await send(client, forms if way == "both" else {way: forms[way]})
-        assert answer.status_code == 200
-        request = await upstream.ended()
-        assert not request.values("authorization")
-        assert not request.values("x-api-key")
-        assert tenant.key.encode() not in b"\n".join(value for _, value in request.headers)
-        if way != "both":
-            return
+        ways = [
+            bearer(tenant.key),
+            {"Authorization": f"bearer   {tenant.key}"},
+            {"X-API-Key": tenant.key},
+            {**bearer(tenant.key), "X-API-Key": tenant.key},
+            {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": tenant.key},
+        ]
+        for index, way in enumerate(ways):
+            assert (await send(client, way)).status_code == 200
+            request = await upstream.ended(index)
+            assert not request.values("authorization")
+            assert not request.values("x-api-key")
+            assert tenant.key.encode() not in b"\n".join(value for _, value in request.headers)
 
-        other = await relay.tenant("other")
-        for given in ({**bearer(tenant.key), "X-API-Key": other.key}, {**bearer(tenant.key), "X-API-Key": altered(tenant.key)}):
-            ambiguous = await send(client, given)
+        for key in (other.key, altered(tenant.key)):
+            ambiguous = await send(client, {**bearer(tenant.key), "X-API-Key": key})
             problem_of(ambiguous, 400, "credentials_ambiguous")
             assert "relay-upload-id" not in ambiguous.headers
         twice = head("/upload/a", "Content-Length: 0", f"X-API-Key: {tenant.key}", f"X-API-Key: {other.key}")
         raw_problem_of(await say(relay, twice), 400, "credentials_ambiguous")
-        basic = await send(client, {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": tenant.key})
-        assert basic.status_code == 200, "a scheme of another kind is no key"
-        assert len(upstream.requests) == 2
-        assert not (await upstream.ended(1)).values("authorization")
+        assert len(upstream.requests) == len(ways)

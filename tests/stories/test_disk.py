@@ -123,6 +123,26 @@ async def test_a_raw_body_becomes_a_file_and_the_answer_is_its_receipt(database_
         assert (folder / "large").read_bytes() == b"other"
 
 
+async def test_a_file_is_seen_whole_or_not_at_all_and_of_two_of_one_name_one_wins(database_url: str, tmp_path: Path) -> None:
+    async with running_relay(database_url, tmp_path) as relay:
+        tenant = await relay.tenant()
+        folder = await relay.disk_destination(tenant)
+        content = os.urandom(2_000_000)
+        async with RawClient(*relay.address) as first, RawClient(*relay.address) as second:
+            for client in (first, second):
+                await client.send(head("/upload/a/b", f"X-API-Key: {tenant.key}", f"Content-Length: {len(content)}") + content[:-1])
+            assert not (folder / "a" / "b").exists()
+            for client in (first, second):
+                await client.send(content[-1:])
+            answers = [await client.answer() for client in (first, second)]
+        assert sorted(answer.status for answer in answers) == [201, 409]
+        assert files_below(folder) == {"a/b": content}
+        (loser,) = [answer for answer in answers if answer.status == 409]
+        raw_problem_of(loser, 409, "object_exists")
+        entry = await relay.entry(upload_id=loser.value("relay-upload-id") or "")
+        assert (entry["outcome"], entry["bytes_in"], entry["bytes_delivered"]) == ("client_fault", len(content), 0)
+
+
 async def test_what_is_not_one_whole_file_below_the_folder_is_refused_and_leaves_nothing(database_url: str, tmp_path: Path) -> None:
     async with running_relay(database_url, tmp_path) as relay, client_of(relay) as client:
         tenant = await relay.tenant(limits={"max_upload_bytes": 1_000_000})

@@ -18,11 +18,14 @@ from tests.support.running_relay import RunningRelay, TestTenant, running_relay
 from tests.support.upstreams import Conduct, Upstream
 from tests.support.waiting import until
 
-MEMBERS = (
-    "request_id client_request_id upload_id tenant key_id destination method path protocol outcome code early client_left repeated status "
-    "upstream_status bytes_in bytes_delivered bytes_out declared_length content_type filenames digests started_at first_byte_at "
-    "body_complete_at finished_at upstream_wait_ms client_address user_agent trace_id version worker"
-).split()
+MEMBERS = [
+    *("request_id", "client_request_id", "upload_id", "tenant", "key_id", "destination", "method"),
+    *("path", "protocol", "outcome", "code", "early", "client_left", "repeated"),
+    *("status", "upstream_status", "bytes_in", "bytes_delivered", "bytes_out"),
+    *("declared_length", "content_type", "filenames", "digests"),
+    *("started_at", "first_byte_at", "body_complete_at", "finished_at", "upstream_wait_ms"),
+    *("client_address", "user_agent", "trace_id", "version", "worker"),
+]
 RFC3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -163,11 +166,9 @@ async def test_every_filter_finds_its_entries_and_pages_join_up(database_url: st
     async with Upstream() as upstream, running_relay(database_url, tmp_path) as relay, client_of(relay) as client:
         acme, other = await relay.tenant("acme"), await relay.tenant("other")
         await relay.http_destination(acme, upstream.url)
-        answers: list[httpx.Response] = []
-        for index in range(5):
-            answers.append(await client.post(f"/upload/photos/{index}", content=b"x", headers=acme.headers))
-        answers.append(await client.post("/upload/100%25_a", content=b"x", headers=acme.headers))
-        answers.append(await client.post("/upload/photos/0", content=b"x", headers=other.headers))  # 404: it has no destination
+        paths = [(f"photos/{index}", acme) for index in range(5)]
+        paths += [("100%25_a", acme), ("photos/0", other)]  # the other one has no destination: 404
+        answers = [await client.post(f"/upload/{path}", content=b"x", headers=tenant.headers) for path, tenant in paths]
         for answer in answers:
             await told(relay, answer.headers["relay-upload-id"])
         ids = [answer.headers["relay-request-id"] for answer in answers]
@@ -241,7 +242,14 @@ async def test_a_storm_of_refusals_is_summed_up(database_url: str, tmp_path: Pat
         seconds = int((times[-1] - times[0]).total_seconds()) + 2
         assert len(entries) - len(summed) <= most * seconds
         assert 0 < len(summed) <= seconds
-        check_members(max(summed, key=lambda entry: int(entry["repeated"])), tenant="acme", outcome="refused", code="route_not_found", status=404, client_request_id="same")
+        check_members(
+            max(summed, key=lambda entry: int(entry["repeated"])),
+            tenant="acme",
+            outcome="refused",
+            code="route_not_found",
+            status=404,
+            client_request_id="same",
+        )
         async with relay.services.database.transaction() as session:
             rows = (await session.execute(text("SELECT sum(uploads), sum(refused) FROM usage_daily"))).one()
         assert tuple(rows) == (sent, sent)

@@ -173,7 +173,11 @@ async def test_a_process_that_shuts_down_refuses_and_finishes_what_runs(database
 
 
 async def test_a_journal_that_is_full_takes_no_new_upload(database_url: str, tmp_path: Path) -> None:
-    async with Upstream() as upstream, running_relay(database_url, tmp_path, RELAY_JOURNAL_MAX_BYTES="1") as relay, client_of(relay) as client:
+    async with (
+        Upstream() as upstream,
+        running_relay(database_url, tmp_path, RELAY_JOURNAL_MAX_BYTES="1") as relay,
+        client_of(relay) as client,
+    ):
         tenant = await relay.tenant()
         await relay.http_destination(tenant, upstream.url)
         full = await client.post("/upload/a", content=b"x", headers=tenant.headers)

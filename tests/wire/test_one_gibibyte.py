@@ -5,5 +5,9 @@ from pathlib import Path
 from tests.wire.one_gibibyte import MIB, pass_all
 
 
-async def test_large_bodies_pass_both_ways_in_constant_memory(database_url: str, tmp_path: Path) -> None:
-    assert not await pass_all(tmp_path, 64 * MIB, RELAY_DATABASE_URL=database_url)
+async def test_large_uploads_pass_in_constant_memory(database_url: str, tmp_path: Path) -> None:
+    assert not await pass_all(tmp_path, 64 * MIB, ["uploads"], RELAY_DATABASE_URL=database_url)
+
+
+async def test_large_answers_pass_in_constant_memory_and_wait_for_their_reader(database_url: str, tmp_path: Path) -> None:
+    assert not await pass_all(tmp_path, 64 * MIB, ["answers"], RELAY_DATABASE_URL=database_url)

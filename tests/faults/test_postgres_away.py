@@ -1,0 +1,12 @@
+"""Postgres goes away under load and nobody notices; the long form is ``python -m tests.faults.postgres_away``."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.postgres_away import Way, take_away
+
+
+@pytest.mark.parametrize("way", ["stopped", "frozen"])
+async def test_uploads_of_a_known_tenant_go_on_and_the_ledger_is_complete_afterwards(tmp_path: Path, way: Way) -> None:
+    assert not await take_away(tmp_path, way, 4.0)
