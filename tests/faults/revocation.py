@@ -35,9 +35,8 @@ from tests.support.waiting import until
 LONGEST_SECONDS = 1.0
 PAUSE_SECONDS = 0.005
 REFUSALS_AFTERWARDS = 10
-WAYS = ("rest", "sql", "frozen")
-
 Way = Literal["rest", "sql", "frozen"]
+WAYS: tuple[Way, ...] = ("rest", "sql", "frozen")
 
 
 @dataclass(slots=True)

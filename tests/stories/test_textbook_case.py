@@ -45,7 +45,7 @@ def other_server() -> FastAPI:
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """Run an application on uvicorn, in a thread and a loop of its own, as another server is."""
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, http="h11", loop="asyncio", ws="none", lifespan="off", log_config=None))
     thread = threading.Thread(target=server.run, args=([listening],))

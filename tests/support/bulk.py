@@ -122,7 +122,7 @@ class BulkClient:
         return Taken(status, sent, digest.hexdigest(), self.received_bytes, answered, seconds)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        raw = socket.socket()
+        raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)  # what the kernel takes for us is bounded too
         raw.setblocking(False)
         await asyncio.get_running_loop().sock_connect(raw, self._address)

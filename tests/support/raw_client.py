@@ -54,7 +54,8 @@ class RawClient:
         self._writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> Self:
-        raw = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        raw = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
         if self._receive_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         raw.setblocking(False)

@@ -119,7 +119,7 @@ async def running_relay(database_url: str, folder: Path, **variables: str) -> As
         }
     )
     app = create_app(settings)
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,

@@ -104,7 +104,7 @@ class Upstream:
         self.conduct = conduct or Conduct()
         self.requests: list[Recorded] = []
         self.connections = 0
-        self._socket = socket.socket()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._read_bytes = min(READ_BYTES, receive_buffer or READ_BYTES)
