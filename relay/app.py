@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from relay.api import admin, health, openapi, problems
-from relay.api.middleware import ListenerGate, RequestMiddleware
+from relay.api.middleware import FramingGate, ListenerGate, RequestMiddleware
 from relay.api.upload import DoorSettings, UploadDoor
 from relay.db.engine import Database
 from relay.db.schema import check_schema
@@ -98,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     admin.install(app)
     openapi.install(app)
     problems.install(app)
+    app.add_middleware(FramingGate)
     app.add_middleware(ListenerGate, listen=settings.listen, admin_listen=settings.admin.listen)
     app.add_middleware(RequestMiddleware, trusted=settings.trusted)
     return app

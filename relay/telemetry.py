@@ -88,11 +88,17 @@ class TextFormatter(logging.Formatter):
     """The same for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items() if value is not None)
+        fields = " ".join(f"{name}={_on_one_line(value)}" for name, value in getattr(record, "fields", {}).items() if value is not None)
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         line = f"{at} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
         text = f"{line} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _on_one_line(value: object) -> str:
+    """A value as text that can neither begin a line of its own nor move a terminal's cursor: a client may have chosen it."""
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
 
 
 def _is_about_a_cut_answer(record: logging.LogRecord) -> bool:

@@ -10,12 +10,13 @@ from email.utils import formatdate
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.api.problems import response_of
-from relay.errors import ClientGone, NotFound
-from relay.protocols.header_rules import Field, Networks, Peer, client_address, is_within
-from relay.settings import TrustedSettings, parse_listen
+from relay.errors import ClientGone, FramingInvalid, HeadTooLarge, NotFound
+from relay.protocols.header_rules import Field, Networks, Peer, check_size, client_address, is_within, parse_framing
+from relay.settings import SettingsInvalid, TrustedSettings, parse_listen
 from relay.telemetry import REQUEST_SECONDS, RequestContext
 
 ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json")
+DOOR = "/upload/"
 BOTH_SIDES = ("/livez", "/readyz")
 PROBES = (*BOTH_SIDES, "/metrics")
 _IDS = frozenset([b"relay-request-id", b"relay-upload-id"])
@@ -51,8 +52,11 @@ class ListenerGate:
 
     def __init__(self, app: ASGIApp, listen: str, admin_listen: str | None) -> None:
         self._app = app
-        is_apart = admin_listen is not None and admin_listen != listen
-        self._admin_port = parse_listen(admin_listen)[1] if is_apart and admin_listen else None
+        self._admin_port: int | None = None
+        if admin_listen is not None and admin_listen != listen:
+            self._admin_port = parse_listen(admin_listen)[1]
+            if self._admin_port == parse_listen(listen)[1]:
+                raise SettingsInvalid("RELAY_ADMIN_LISTEN: give the admin side a port of its own, or the address of RELAY_LISTEN")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._admin_port is not None and self._is_misplaced(scope):
@@ -64,6 +68,25 @@ class ListenerGate:
         server = scope.get("server")
         is_at_admin = server is not None and server[1] == self._admin_port
         return scope["path"] not in BOTH_SIDES and scope["path"].startswith(ADMIN_SIDE) != is_at_admin
+
+
+class FramingGate:
+    """Refuses, wherever it goes, a request that could be framed in two ways, and closes the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(DOOR):  # the door asks by itself
+            try:
+                check_size(scope["headers"])
+                parse_framing(scope["headers"], scope["http_version"])
+            except (FramingInvalid, HeadTooLarge) as error:
+                response = response_of(scope, error)
+                response.raw_headers.append((b"connection", b"close"))
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def peer_of(scope: Scope, trusted: Networks) -> Peer:

@@ -32,7 +32,11 @@ class Outgoing:
         self.sent_bytes = 0
 
     async def start(self, status: int, headers: Iterable[Field], length: int | None, *, close: bool) -> None:
-        """Send the head of a destination's answer, its fields by rule; ``length`` is in bytes."""
+        """Send the head of a destination's answer, its fields by rule; ``length`` is in bytes.
+
+        Raises:
+            TimeoutError: the client does not take the answers of its earlier requests.
+        """
         await self._start(status, answer_fields(headers), length, close=close)
 
     async def _start(self, status: int, fields: list[Field], length: int | None, *, close: bool) -> None:
@@ -41,7 +45,8 @@ class Outgoing:
         if close:
             fields.append(CLOSE)
         self.is_started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": fields})
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._send({"type": "http.response.start", "status": status, "headers": fields})
 
     async def send(self, chunk: bytes) -> None:
         """Send a piece that is not the last.
@@ -49,9 +54,9 @@ class Outgoing:
         Raises:
             TimeoutError: the client does not take it.
         """
-        self.sent_bytes += len(chunk)
         async with asyncio.timeout(SEND_SECONDS):
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.sent_bytes += len(chunk)
 
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last piece; throw away what is left of the body, within the bounds; finish the answer.

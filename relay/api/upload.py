@@ -121,7 +121,7 @@ class UploadDoor:
             tenant=grant.tenant.slug,
             key_id=grant.key.id,
             method=head.method,
-            path=clean_text(head.raw_path[len(PREFIX) - 1 :], PATH_LIMIT) or "/",
+            path=clean_text(head.raw_path[len(PREFIX) :], PATH_LIMIT) or "",
             declared_length=framing.length,
             content_type=clean_text(find_value(head.headers, b"content-type")),
             started_us=now_us(),

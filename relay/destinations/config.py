@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from relay.errors import FieldError, RequestInvalid
@@ -34,6 +35,7 @@ _NOT_THE_OWNERS = frozenset(name.decode() for name in HOP_BY_HOP) | {
     "host",
     "proxy-authenticate",
     "proxy-authorization",
+    "via",
 }
 
 
@@ -46,6 +48,10 @@ def _checked_base_url(value: str) -> str:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
+        raise ValueError("use a valid host and a port from 1 to 65535") from None
+    try:
+        httpx.URL(value)  # what will send to it judges IPv4 addresses, international names and ports by rules of its own
+    except (httpx.InvalidURL, UnicodeError):
         raise ValueError("use a valid host and a port from 1 to 65535") from None
     if parts.scheme not in {"http", "https"}:
         raise ValueError("use http:// or https://")
@@ -99,7 +105,7 @@ def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         if not _TOKEN.fullmatch(name):
             raise ValueError("use header names made of letters, digits and -_.!#$%&'*+^`|~")
         if name.lower() in _NOT_THE_OWNERS:
-            raise ValueError(f"leave out {name}: framing, Host and hop-by-hop fields are Relay's own")
+            raise ValueError(f"leave out {name}: framing, Host, Via and hop-by-hop fields are Relay's own")
         text = value.get_secret_value()
         if not _FIELD_VALUE.fullmatch(text) or text != text.strip() or len(text) > _HEADER_VALUE_LONGEST:
             raise ValueError(f"use printable ASCII without outer blanks, at most {_HEADER_VALUE_LONGEST} characters, as value of {name}")

@@ -144,6 +144,15 @@ class Delivery(Protocol):
 class Destination(Protocol):
     """Where one tenant's bytes go. Safe for any number of deliveries at once."""
 
+    def check_item(self, item: Item) -> None:
+        """Refuse, before anything is begun, what can be known to be undeliverable from the item alone.
+
+        Raises:
+            ClientFault: the destination does not take such an item.
+            DestinationBusy: it takes nothing more at the moment.
+        """
+        ...
+
     def deliver(self, item: Item, body: Body) -> AbstractAsyncContextManager[Delivery]:
         """Deliver the item; entering returns with the answer's head.
 

@@ -69,18 +69,29 @@ class DiskDestination:
         self._executor = executor
         self._idle_seconds = idle_timeout.total_seconds()
 
+    def check_item(self, item: Item) -> None:
+        """Refuse what is not one whole raw file of a plain name.
+
+        Raises:
+            PathInvalid: the path is no plain name of a file below the destination.
+            FormNotSupported, RangeRefused: what is sent is not one whole raw file.
+        """
+        self._key_of(item)
+
+    def _key_of(self, item: Item) -> tuple[str, ...]:
+        _check_is_whole_file(item)
+        return object_segments(self._key_template, item.segments)
+
     @contextlib.asynccontextmanager
     async def deliver(self, item: Item, body: Body) -> AsyncIterator[Delivery]:
         """Store the whole body as one file; entering returns when it is published.
 
         Raises:
-            PathInvalid: the path is no plain name of a file below the destination.
             ObjectExists: the name is taken and the destination refuses to replace.
-            FormNotSupported, RangeRefused: what is sent is not one whole raw file.
             DiskFull, DiskBroke, DestinationMisconfigured, DestinationTimeout: the disk failed. Nothing was kept.
+            ClientFault: as ``check_item`` says.
         """
-        _check_is_whole_file(item)
-        key = object_segments(self._key_template, item.segments)
+        key = self._key_of(item)
         file = PartialFile(Place(self._root, self._folder, key), is_replacing=self._is_replacing)
         await self._store(file, body)
         stored = StoredObject(

@@ -11,6 +11,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from relay.settings import EgressSettings, SettingsInvalid
 
 Address = IPv4Address | IPv6Address
+_NOT_PUBLIC = (
+    IPv6Network("fec0::/10"),  # site-local: deprecated by RFC 3879, routed inside some networks all the same
+    IPv4Network("168.63.129.16/32"),  # a public address in form; on every machine of one cloud, its metadata service
+)
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 
 
@@ -38,6 +42,8 @@ class Egress:
     def _is_allowed(self, address: Address) -> bool:
         if any(address in network for network in self._networks):
             return True
+        if any(address in network for network in _NOT_PUBLIC):
+            return False
         return address.is_global and not address.is_multicast and not address.is_reserved
 
 

@@ -20,6 +20,7 @@ import httpx
 from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationTimeout
+from relay.protocols.header_rules import as_read
 from relay.wire.client import Account
 
 ANSWER_PIECE = 64 * 1024
@@ -135,8 +136,18 @@ class HttpUpstream:
         self._config = config
         self._place = Place.of(config.base_url)
         self._own_headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
-        self._own_names = {name.lower() for name, _ in self._own_headers}
+        self._own_names = {as_read(name.lower()) for name, _ in self._own_headers}
         self._running = 0
+
+    def check_item(self, item: Item) -> None:
+        """Refuse an item while all the connections that the destination may have are in use.
+
+        Raises:
+            DestinationBusy: as it says.
+        """
+        del item
+        if self._running >= self._config.max_connections:
+            raise DestinationBusy
 
     @contextlib.asynccontextmanager
     async def deliver(self, item: Item, body: Body) -> AsyncIterator[Delivery]:
@@ -146,8 +157,7 @@ class HttpUpstream:
             DestinationBusy: all the connections it may have are in use.
             DependencyFault: it could not be reached, broke, or was too slow.
         """
-        if self._running >= self._config.max_connections:
-            raise DestinationBusy
+        self.check_item(item)
         self._running += 1
         response: httpx.Response | None = None
         try:
@@ -190,7 +200,7 @@ class HttpUpstream:
         framing = [(b"transfer-encoding", b"chunked")]
         if item.declared_bytes is not None:
             framing = [(b"content-length", b"%d" % item.declared_bytes)]
-        passed = [(name, value) for name, value in item.headers if name not in self._own_names]
+        passed = [(name, value) for name, value in item.headers if as_read(name) not in self._own_names]
         return httpx.Request(
             item.method,
             self._place.url,

@@ -138,7 +138,7 @@ def _filtered(filters: EntryFilter) -> Select[LedgerRow]:
         if (value := getattr(filters, name)) is not None:
             query = query.where(getattr(LedgerRow, name) == value)
     if filters.path_prefix:
-        query = query.where(LedgerRow.path.startswith(filters.path_prefix, autoescape=True))
+        query = query.where(LedgerRow.path.startswith(filters.path_prefix.removeprefix("/"), autoescape=True))
     if filters.since is not None:
         query = query.where(LedgerRow.started_at >= filters.since)
     if filters.until is not None:

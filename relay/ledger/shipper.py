@@ -129,7 +129,7 @@ class Shipper:
         self._is_away = False
 
     async def _ship_all(self) -> int:
-        """Ship until nothing is left; return how many batches it took."""
+        """Ship until no full batch is left; return how many batches it took."""
         batches = 0
         async with self._one_at_a_time:
             while (span := self._journal.next_span()) is not None:
@@ -142,6 +142,8 @@ class Shipper:
                     batches += 1
                 self._journal.advance(span, reading.offset, len(reading.finished))
                 self._publish()
+                if 0 < len(reading.finished) < BATCH_ENTRIES:
+                    break  # what has come meanwhile lingers too, or a steady trickle would go in batches of two or three
         return batches
 
     async def _ask(self, question: Awaitable[object]) -> None:

@@ -30,6 +30,8 @@ _OURS = b"relay-"
 _CORS = b"access-control-"
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Za-z.:%\-_~]+\])(?::[0-9]{0,5})?")
+_FIELD_OVERHEAD = len(b": \r\n")
 
 
 def values_of(headers: Iterable[Field], name: bytes) -> list[bytes]:
@@ -51,7 +53,7 @@ def check_size(headers: Iterable[Field]) -> None:
     Raises:
         HeadTooLarge: its fields have more than ``HEAD_LIMIT`` bytes.
     """
-    if sum(len(name) + len(value) for name, value in headers) > HEAD_LIMIT:
+    if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in headers) > HEAD_LIMIT:
         raise HeadTooLarge
 
 
@@ -68,19 +70,23 @@ def parse_framing(headers: Sequence[Field], http_version: str) -> Framing:
 
     Raises:
         FramingInvalid: both framings, two lengths, a coding other than ``chunked``, any coding on
-            HTTP/1.0, no Host on HTTP/1.1 or several.
+            HTTP/1.0, no Host on HTTP/1.1, several or one that names no host; another HTTP than 1.x.
     """
     lengths = values_of(headers, b"content-length")
     codings = values_of(headers, b"transfer-encoding")
     hosts = values_of(headers, b"host")
-    if len(hosts) > 1 or (not hosts and http_version == "1.1"):
+    if not http_version.startswith("1."):
+        raise FramingInvalid("Send the request as HTTP/1.1.")
+    if len(hosts) > 1 or (not hosts and http_version != "1.0"):
         raise FramingInvalid("Send exactly one Host field.")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise FramingInvalid("Send a Host field that is a host name or address, with or without a port.")
     if codings and (lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked" or http_version == "1.0"):
         raise FramingInvalid
     if len(set(lengths)) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
         raise FramingInvalid
-    expects = find_value(headers, b"expect")
-    is_continue = expects is not None and expects.strip().lower() == b"100-continue" and http_version != "1.0"
+    expected = {item.strip().lower() for value in values_of(headers, b"expect") for item in value.split(b",")}
+    is_continue = b"100-continue" in expected and http_version != "1.0"
     return Framing(None if codings else int(lengths[0]) if lengths else 0, is_continue)
 
 
@@ -98,6 +104,11 @@ def find_credential(headers: Sequence[Field]) -> str | None:
     if len(found) > 1:
         raise CredentialsAmbiguous
     return found.pop().decode("latin-1") if found else None
+
+
+def as_read(name: bytes) -> bytes:
+    """A field's name as gateways to CGI and WSGI read it: to them ``X_Forwarded_For`` is ``X-Forwarded-For``."""
+    return name.replace(b"_", b"-")
 
 
 def connection_tokens(headers: Iterable[Field]) -> frozenset[bytes]:
@@ -211,7 +222,7 @@ def request_fields(headers: Sequence[Field], passage: Passage) -> tuple[Field, .
     Framing and Host are not among them: the destination sets them anew.
     """
     dropped = connection_tokens(headers) | _NOT_TO_DESTINATION
-    passed = [(name, value) for name, value in headers if name not in dropped and not name.startswith(_OURS)]
+    passed = [(name, value) for name, value in headers if (read := as_read(name)) not in dropped and not read.startswith(_OURS)]
     via = [*values_of(headers, b"via"), b"%b relay-%b" % (passage.http_version.encode(), passage.pseudonym)]
     request_id = (find_value(headers, b"x-request-id") or b"").strip() or passage.request_id.encode()
     return (

@@ -18,7 +18,11 @@ class Answer(Protocol):
         ...
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None, *, close: bool) -> None:
-        """Send the head; ``length`` is the body's length in bytes, ``close`` ends the connection afterwards."""
+        """Send the head; ``length`` is the body's length in bytes, ``close`` ends the connection afterwards.
+
+        Raises:
+            TimeoutError: the client does not take what was sent before.
+        """
         ...
 
     async def send(self, chunk: bytes) -> None:

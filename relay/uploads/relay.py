@@ -2,7 +2,7 @@
 
     attempt                the tenant is known: an entry is open, whatever happens next
       place                path → route → destination, or a refusal
-      admit                size and type, or a refusal
+      admit                size, type, and what the destination takes, or a refusal
       begin                journal: *begun*, before the first byte goes anywhere
       deliver              the destination takes the body and answers
       pass on              its answer goes to the client, except what would let the client believe it is done
@@ -92,6 +92,7 @@ class Attempt:
         self._body: RequestBody | None = None
         self._is_begun = False
         self._is_finished = False
+        self._is_cut = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,16 +109,22 @@ class Attempt:
         self.entry.destination = spec.name
         self._relay.admission.admit(order.grant, declared_bytes=order.declared_bytes, content_type=order.content_type)
         destination = self._relay.destinations.open(spec)
+        item = make_item(order, rest)
+        destination.check_item(item)
         self._begin()
-        async with destination.deliver(make_item(order, rest), body) as delivery:
-            await self._pass_on(delivery, body, answer)
+        async with destination.deliver(item, body) as delivery:
+            last = await self._pass_on(delivery, body, answer)
+        if not self._is_cut:
+            with contextlib.suppress(TimeoutError):
+                await answer.end(last)
 
     def _begin(self) -> None:
         self._relay.journal.begin(self.entry)
         self._is_begun = True
         UPLOADS_RUNNING.inc()
 
-    async def _pass_on(self, delivery: Delivery, body: RequestBody, answer: Answer) -> None:
+    async def _pass_on(self, delivery: Delivery, body: RequestBody, answer: Answer) -> bytes:
+        """Pass the answer on, but for its last piece, which is returned: *finished* is in the journal by then."""
         self._note_answer(delivery, body)
         is_early = not delivery.is_body_taken
         if is_early and delivery.status < 300:
@@ -125,13 +132,22 @@ class Attempt:
         if delivery.is_settled or delivery.answer_bytes == 0:
             last = b"".join([chunk async for chunk in delivery.answer()])
             await self._settle(delivery, answer, len(last), is_early=is_early)
-            await answer.start(delivery.status, delivery.headers, delivery.answer_bytes, close=is_early)
+            await self._start(delivery, answer, is_early=is_early)
         else:
-            await answer.start(delivery.status, delivery.headers, delivery.answer_bytes, close=is_early)
+            await self._start(delivery, answer, is_early=is_early)
             last = await self._stream(delivery, answer)
             await self._settle(delivery, answer, len(last), is_early=is_early)
-        with contextlib.suppress(TimeoutError):
-            await answer.end(last)
+        return last
+
+    async def _start(self, delivery: Delivery, answer: Answer, *, is_early: bool) -> None:
+        try:
+            await answer.start(delivery.status, delivery.headers, delivery.answer_bytes, close=is_early)
+        except TimeoutError:
+            self._cut()
+
+    def _cut(self) -> None:
+        """The client takes nothing: its answer is cut, for a hole in it must not go unseen. The real outcome still counts."""
+        self._is_cut = self.entry.client_left = True
 
     def _note_answer(self, delivery: Delivery, body: RequestBody) -> None:
         self.entry.upstream_status = self.entry.status = delivery.status
@@ -148,18 +164,18 @@ class Attempt:
         async for chunk in delivery.answer():
             if length is not None and answer.sent_bytes + len(chunk) >= length:
                 last = chunk
-            elif not self.entry.client_left:
+            elif not self._is_cut:
                 try:
                     await answer.send(chunk)
-                except TimeoutError:  # the client takes nothing: the real outcome still counts
-                    self.entry.client_left = True
+                except TimeoutError:
+                    self._cut()
         return last
 
     async def _settle(self, delivery: Delivery, answer: Answer, last_bytes: int, *, is_early: bool) -> None:
         """Write *finished*: the whole body was handed over and the whole answer seen, or it was rejected early."""
         receipt = None if is_early else await delivery.settled()
         self.entry.client_left = self.entry.client_left or (not is_early and await answer.client_left())
-        self.entry.bytes_out = answer.sent_bytes + last_bytes
+        self.entry.bytes_out = answer.sent_bytes + (0 if self._is_cut else last_bytes)
         is_delivered = receipt is not None and delivery.status < 400
         await self._finish(Outcome.DELIVERED if is_delivered else Outcome.REJECTED, receipt if is_delivered else None)
 

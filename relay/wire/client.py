@@ -8,6 +8,7 @@ not exist here: what is sent again, and when, is decided where it is known wheth
 """
 
 import asyncio
+import functools
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -50,19 +51,34 @@ class _Answer(httpx.AsyncByteStream):
             await self._stream.aclose()
 
 
+class _Connection(httpcore.AsyncHTTPConnection):
+    """A connection that is not used again when more came on it than one answer: the rest would pass for the next one."""
+
+    def has_expired(self) -> bool:
+        inner = self._connection
+        # Only the parser knows what it has not parsed, and httpcore does not ask it.
+        has_rest = isinstance(inner, httpcore.AsyncHTTP11Connection) and inner.is_idle() and bool(inner._h11_state.trailing_data[0])  # noqa: SLF001
+        return has_rest or super().has_expired()
+
+
+class _Connections(httpcore.AsyncConnectionPool):
+    """A pool of such connections."""
+
+    def __init__(self, context: ssl.SSLContext, dialler: Dialler) -> None:
+        super().__init__(ssl_context=context, max_connections=None, keepalive_expiry=IDLE_SECONDS, retries=0, network_backend=dialler)
+        self._make = functools.partial(_Connection, ssl_context=context, keepalive_expiry=IDLE_SECONDS, network_backend=dialler)
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        return self._make(origin)
+
+
 class _Pool(httpx.AsyncHTTPTransport):
     """The connections of one account."""
 
     def __init__(self, context: ssl.SSLContext, dialler: Dialler) -> None:
         # Not calling httpx's own constructor is deliberate: it builds a TLS context for every pool
         # (20 ms) and offers no way to say how to connect. May go when httpx takes a network backend.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            keepalive_expiry=IDLE_SECONDS,
-            retries=0,
-            network_backend=dialler,
-        )
+        self._pool = _Connections(context, dialler)
         self._running = 0
         self._released_at = 0.0
 

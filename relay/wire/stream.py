@@ -6,6 +6,9 @@ address really used must be judged before anything is sent.
 
 The receive buffer is bounded by ``RECEIVE_LIMIT``: reading pauses above it. The send side is bounded by
 the transport's high-water mark: ``write`` returns only when less than that is waiting.
+
+Interim answers (1xx but 101) are dropped here, where that costs a search: whoever sends them without end must
+neither be parsed without end nor hide the final answer that follows.
 """
 
 import asyncio
@@ -29,8 +32,13 @@ Permit = Callable[[str, str], bool]
 
 RECEIVE_LIMIT = 256 * 1024
 SEND_LIMIT = 256 * 1024
+INTERIM_MOST = 10_000
+INTERIM_BYTES = 64 * 1024
 _REFUSAL = re.compile(rb"HTTP/1\.[01] [3-5][0-9][0-9]")
-_INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1[0-9][0-9].*?\r?\n\r?\n", re.DOTALL)
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]")
+_PROTOCOL = b"HTTP/1."
+_STATUS_BYTES = len(b"HTTP/1.1 100")
+_HEAD_END = re.compile(rb"\n\r?\n")
 
 
 class Wire(asyncio.Protocol):
@@ -40,6 +48,8 @@ class Wire(asyncio.Protocol):
         self.received = bytearray()
         self.ended = False
         self.failure: Exception | None = None
+        self._is_head_due = True
+        self._interim = 0
         self._transport: asyncio.Transport | None = None
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
@@ -51,6 +61,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        if self._is_head_due:
+            self._drop_interim()
         if len(self.received) > RECEIVE_LIMIT and self._transport is not None:
             self._transport.pause_reading()
         self._readable.set()
@@ -78,8 +90,18 @@ class Wire(asyncio.Protocol):
     async def wait_writable(self) -> None:
         await self._writable.wait()
 
+    def expect_answer(self) -> None:
+        """Say that a request is sent now: what comes next begins with the head of its answer."""
+        if self.received:
+            self._give_up("an answer came before its request")
+        self._is_head_due = True
+        self._interim = 0
+
     def take(self, most: int) -> bytes:
-        """Take received bytes out of the buffer; reading goes on when it was paused."""
+        """Take received bytes out of the buffer; reading goes on when it was paused. Empty: not yet, or the end."""
+        if self._is_head_due and not self.ended:
+            self._readable.clear()
+            return b""
         chunk = bytes(self.received[:most])
         del self.received[:most]
         if not self.received and not self.ended:
@@ -91,8 +113,30 @@ class Wire(asyncio.Protocol):
     @property
     def has_refused(self) -> bool:
         """True when a final status of 300 or more has come already."""
-        head = _INFORMATIONAL.sub(b"", bytes(self.received[:4096])) if self.received.startswith(b"HTTP/1") else b""
-        return _REFUSAL.match(head) is not None
+        return _REFUSAL.match(self.received) is not None
+
+    def _drop_interim(self) -> None:
+        """Drop whole interim answers from the beginning; the head is due until something else stands there."""
+        while len(self.received) >= _STATUS_BYTES:
+            if _INTERIM.match(self.received) is None:
+                self._is_head_due = False
+                return
+            end = _HEAD_END.search(self.received)
+            if end is None:
+                break
+            del self.received[: end.end()]
+            self._interim += 1
+        if self._interim > INTERIM_MOST or len(self.received) > INTERIM_BYTES:
+            self._give_up("interim answers without end")
+        elif not _PROTOCOL.startswith(bytes(self.received[: len(_PROTOCOL)])):
+            self._is_head_due = False  # not HTTP at all: nothing to wait for
+
+    def _give_up(self, reason: str) -> None:
+        self.received.clear()
+        self.ended = True
+        self.failure = ConnectionAbortedError(reason)
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class Stream(httpcore.AsyncNetworkStream):
@@ -101,6 +145,8 @@ class Stream(httpcore.AsyncNetworkStream):
     def __init__(self, transport: asyncio.Transport, wire: Wire) -> None:
         self._transport = transport
         self._wire = wire
+        self._is_answered = False
+        self._is_spoiled = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has come; empty at the end.
@@ -109,12 +155,16 @@ class Stream(httpcore.AsyncNetworkStream):
             httpcore.ReadTimeout: nothing came in time.
             httpcore.ReadError: the connection broke.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wire.wait_readable()
-        except TimeoutError:
-            raise httpcore.ReadTimeout("no answer in time") from None
-        chunk = self._wire.take(max_bytes)
+        self._is_answered = True
+        chunk = b""
+        while not chunk and not self._wire.ended:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wire.wait_readable()
+            except TimeoutError:
+                raise httpcore.ReadTimeout("no answer in time") from None
+            chunk = self._wire.take(max_bytes)
+        chunk = chunk or self._wire.take(max_bytes)
         if not chunk and self._wire.failure is not None:
             raise httpcore.ReadError("the connection broke")
         return chunk
@@ -128,6 +178,9 @@ class Stream(httpcore.AsyncNetworkStream):
         """
         if not buffer:
             return
+        if self._is_answered:
+            self._is_answered = False
+            self._wire.expect_answer()
         self._check_open()
         self._transport.write(buffer)
         while True:
@@ -145,6 +198,8 @@ class Stream(httpcore.AsyncNetworkStream):
         if self._wire.failure is not None or self._transport.is_closing():
             raise httpcore.WriteError("the connection broke")
         if self._wire.has_refused:
+            # httpcore counts what it was about to write as written: the next request would end this one's body.
+            self._is_spoiled = True
             raise httpcore.WriteError("the destination answered before the body's end")
 
     def _waiting_bytes(self) -> int:
@@ -181,7 +236,7 @@ class Stream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of an idle connection: ``is_readable`` means that it cannot be used again."""
         if info == "is_readable":
-            return bool(self._wire.received) or self._wire.ended or self._transport.is_closing()
+            return self._is_spoiled or bool(self._wire.received) or self._wire.ended or self._transport.is_closing()
         if info in {"socket", "ssl_object"}:
             return self._transport.get_extra_info(info)
         return None

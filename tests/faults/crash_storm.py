@@ -163,7 +163,7 @@ def read_objects(folder: Path) -> dict[str, tuple[int, str]]:
     for path in folder.rglob("*"):
         if path.is_file() and ".relay-tmp" not in path.parts:
             content = path.read_bytes()
-            found[f"/disk/{path.relative_to(folder)}"] = (len(content), hashlib.sha256(content).hexdigest())
+            found[f"disk/{path.relative_to(folder)}"] = (len(content), hashlib.sha256(content).hexdigest())
     return found
 
 

@@ -84,7 +84,7 @@ class Measured:
     violations: tuple[str, ...]
 
 
-async def revoke_once(pair: Pair, way: Way) -> Measured:
+async def revoke_once(pair: Pair, way: Way, *, is_strict: bool) -> Measured:
     """Revoke one new key while a client uploads with it."""
     async with pair.first.admin() as admin:
         issued = (await admin.post("/tenants/storm/keys", json={})).json()
@@ -109,7 +109,10 @@ async def revoke_once(pair: Pair, way: Way) -> Measured:
     assert trial.refused_at is not None
     taken = max(0.0, trial.taken_at[-1] - committed)
     refused = max(0.0, trial.refused_at - committed)
-    return Measured(taken, refused, tuple(judge(way, trial, taken)))
+    violations = judge(way, trial, taken)
+    if is_strict and refused >= LONGEST_SECONDS:
+        violations.append(f"{way}: the first refusal was read after {refused:.3f} s")
+    return Measured(taken, refused, tuple(violations))
 
 
 def judge(way: Way, trial: Trial, taken: float) -> list[str]:
@@ -149,12 +152,15 @@ async def two_relays(folder: Path, database_url: str) -> AsyncIterator[Pair]:
         yield Pair(first, second, proxy, database_url)
 
 
-async def measure(folder: Path, database_url: str, times: int) -> list[str]:
-    """Revoke so many keys each way; print the times and return the violations."""
+async def measure(folder: Path, database_url: str, times: int, *, is_strict: bool = False) -> list[str]:
+    """Revoke so many keys each way; print the times and return the violations.
+
+    ``is_strict``: the refusal must have been read within the second, too, which a busy machine cannot promise.
+    """
     violations: list[str] = []
     async with two_relays(folder, database_url) as pair:
         for way in WAYS:
-            found = [await revoke_once(pair, way) for _ in range(times)]
+            found = [await revoke_once(pair, way, is_strict=is_strict) for _ in range(times)]
             for name, seconds in (("taken", [each.taken for each in found]), ("refused", [each.refused for each in found])):
                 ordered = sorted(seconds)
                 told = f"median {ordered[len(ordered) // 2]:.3f} s  longest {ordered[-1]:.3f} s"
@@ -166,12 +172,12 @@ async def measure(folder: Path, database_url: str, times: int) -> list[str]:
 
 
 def main() -> None:
-    """Run it from the command line; here a refusal must be read within the second, too."""
+    """Run it from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--times", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="relay-revocation-") as folder, OwnPostgres() as postgres:
-        violations = asyncio.run(measure(Path(folder), postgres.url, arguments.times))
+        violations = asyncio.run(measure(Path(folder), postgres.url, arguments.times, is_strict=True))
     print("PASS" if not violations else f"FAIL {len(violations)} violations")
     sys.exit(1 if violations else 0)
 

@@ -183,7 +183,7 @@ async def test_what_is_not_one_whole_file_below_the_folder_is_refused_and_leaves
 
         async def are_both_told() -> bool:
             told = {entry["path"]: entry["outcome"] for entry in await relay.entries()}
-            return told.get("/cut") == "client_gone" and told.get("/grown") == "client_fault"
+            return told.get("cut") == "client_gone" and told.get("grown") == "client_fault"
 
         await until(are_both_told)
         assert not files_below(folder)

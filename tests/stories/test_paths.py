@@ -76,7 +76,7 @@ async def test_a_path_arrives_as_it_was_sent_or_not_at_all(database_url: str, tm
             raw_problem_of(refused, 400, "path_invalid")
         await relay.entry(upload_id=answers[-1].value("relay-upload-id") or "")
         told = {entry["path"] for entry in await relay.entries() if entry["code"] == "path_invalid" and entry["outcome"] == "refused"}
-        assert told == {f"/{rest}" for rest in INVALID}
+        assert told == set(INVALID)
         assert len(upstream.requests) == len(AS_SENT)
         await relay.http_destination(tenant, upstream.url, name="rootless")
         assert (await relay.admin.patch("/tenants/acme", json={"default_destination": "rootless"})).status_code == 200
@@ -119,7 +119,7 @@ async def test_the_longest_route_wins_compared_by_whole_decoded_segments(databas
         ):
             assert await target_of(relay, tenant, upstream, rest) == target, rest
         names = {entry["path"]: entry["destination"] for entry in await relay.entries()}
-        assert names["/photos/raw/a"] == "raw"
+        assert names["photos/raw/a"] == "raw"
 
         # Without a default, what no route takes goes nowhere.
         assert (await relay.admin.patch(f"/tenants/{tenant.slug}", json={"default_destination": None})).status_code == 200

@@ -134,7 +134,7 @@ async def test_a_client_cannot_believe_before_the_journal_knows(database_url: st
             return len(outcomes) == len(kinds)
 
         await until(are_told)
-        assert outcomes.pop("/refusal") == ("rejected", False)
+        assert outcomes.pop("refusal") == ("rejected", False)
         assert set(outcomes.values()) == {("delivered", False)}
 
 

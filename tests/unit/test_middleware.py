@@ -1,9 +1,11 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
 from relay.api.middleware import ListenerGate
+from relay.settings import SettingsInvalid
 
 
 async def answered(path: str, port: int, *, admin_listen: str | None) -> int:
@@ -43,3 +45,8 @@ async def test_the_admin_side_is_found_only_at_its_own_address(path: str, at_mai
 async def test_one_address_serves_both_sides(admin_listen: str | None) -> None:
     assert await answered("/admin/v1/tenants", 8000, admin_listen=admin_listen) == 200
     assert await answered("/upload/a", 8000, admin_listen=admin_listen) == 200
+
+
+def test_one_port_cannot_tell_two_sides_apart() -> None:
+    with pytest.raises(SettingsInvalid):
+        ListenerGate(Starlette(), "127.0.0.1:8000", "127.0.0.2:8000")

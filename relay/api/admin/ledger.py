@@ -21,7 +21,7 @@ class LedgerParameters(PageParameters):
     upload_id: UUID | None = None
     request_id: UUID | None = None
     outcome: Outcome | None = None
-    path_prefix: str | None = Field(None, description="What the path begins with, as it was sent.")
+    path_prefix: str | None = Field(None, description="What the path after /upload/ begins with, as it was sent.")
     since: GivenTime | None = Field(None, description="Entries that started at this time or later.")
     until: GivenTime | None = Field(None, description="Entries that started before this time.")
     format: Literal["json"] = "json"
