@@ -15,6 +15,7 @@ from socket import socket
 import click
 
 from relay.cli import Failure
+from relay.cli.data_folder import find_unsafe_file_system
 from relay.cli.listening import PortBusy, bind, url_of
 from relay.cli.metrics_folder import MetricsFolder
 from relay.cli.parents import follow_parent
@@ -118,6 +119,7 @@ def supervise(settings: Settings, *, is_following: bool) -> Iterator[Run]:
     if is_following:
         follow_parent(os.getppid(), SIGKILL)  # nobody is left to wait for an orderly end, and the children follow at once
     configure_logging(settings.log)
+    warn_of_unsafe_data(settings.data.dir)
     try:
         with bind_all(settings) as sockets, _metrics_folder(settings.data.dir) as metrics:
             timeout = settings.shutdown.timeout.total_seconds()
@@ -135,6 +137,13 @@ def supervise(settings: Settings, *, is_following: bool) -> Iterator[Run]:
         raise Failure(str(error)) from None
     except ChildRefused as error:
         raise Failure(f"{error} could not start; the reason stands above") from None
+
+
+def warn_of_unsafe_data(folder: Path) -> None:
+    """Say so when what the journal keeps may be gone after a restart."""
+    kind = find_unsafe_file_system(folder)
+    if kind is not None:
+        click.echo(f"warning: RELAY_DATA_DIR ({folder}) is on {kind}: the journal needs a local persistent disk", err=True)
 
 
 @contextlib.contextmanager
