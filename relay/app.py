@@ -45,6 +45,8 @@ from relay.wire.names import Names
 
 START_RETRY_SECONDS = 0.1
 POOL_SWEEP_SECONDS = 10.0
+ENDING_SECONDS = 3.0
+ENDING_POLL_SECONDS = 0.01
 DRAIN_SHARE = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -164,8 +166,17 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         async with _running(loops):
             yield Services(settings, database, directory, journal, shipper, destinations, sealer, relay, door, installation_id)
             relay.shutting_down = True
+            await _wait_for_endings(journal)
             await refusals.flush()
             await shipper.drain(DRAIN_SHARE)
+
+
+async def _wait_for_endings(journal: Journal) -> None:
+    """Wait until the uploads that the server has just cut have told how they ended: it cancels them and does not wait."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ENDING_SECONDS):
+            while journal.running:  # noqa: ASYNC110 - asked a few times, once in a life: the hot path need not set an event
+                await asyncio.sleep(ENDING_POLL_SECONDS)
 
 
 def _prepare_disk(disk: DiskSettings) -> None:

@@ -85,7 +85,7 @@ class DataSettings(Group):
 
 class DiskSettings(Group):
     root: Path | None = Field(None, description="Folder below which every disk destination lies. None: no disk destinations.")
-    threads: int = Field(8, ge=1, le=64, description="Threads that write to disk destinations; one tenant gets at most a quarter of them.")
+    threads: int = Field(16, ge=1, le=64, description="Threads that write to disk destinations; one tenant gets at most a quarter of them.")
     idle_timeout: Seconds = Field(timedelta(seconds=60), description="Longest time of one write to disk (seconds).")
 
 
@@ -159,7 +159,7 @@ class RefusalSettings(Group):
 class DnsSettings(Group):
     timeout: Seconds = Field(timedelta(seconds=5), description="Longest time of one name lookup (seconds).")
     cache_seconds: Seconds = Field(timedelta(seconds=30), description="How long an address is remembered (seconds).")
-    threads: int = Field(8, ge=1, le=64, description="Lookups that may run at once.")
+    threads: int = Field(16, ge=1, le=64, description="Lookups that may run at once.")
 
 
 class LogSettings(Group):

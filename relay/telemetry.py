@@ -4,6 +4,7 @@ Every metric is declared here and nowhere else. With several workers the values 
 that each process keeps in ``PROMETHEUS_MULTIPROC_DIR``, which must be set before this module is imported.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -102,7 +103,8 @@ def _on_one_line(value: object) -> str:
 
 
 def _is_about_a_cut_answer(record: logging.LogRecord) -> bool:
-    return "returned without completing response" in record.getMessage()
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return is_cancelled or "returned without completing response" in record.getMessage()
 
 
 def configure_logging(settings: LogSettings) -> None:
@@ -112,5 +114,5 @@ def configure_logging(settings: LogSettings) -> None:
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for name in ("httpx", "httpcore", "asyncio", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # An answer that is cut on purpose ends this way; the server would report it as a bug.
+    # An answer that is cut on purpose, or by the deadline of a shutdown, ends this way; the server would report it as a bug.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not _is_about_a_cut_answer(record))

@@ -18,7 +18,7 @@ reading. Few readings run at once, so a flood of made-up keys cannot take the po
 
 *Postgres away.* An unproven entry is read again before use. A reading has a second; if that fails, the entry is used as
 it is, at most ``stale_seconds`` after it was last proven. From then on Postgres is *suspect*: for a second nobody asks,
-and everybody uses what they have at once; then one reading is the probe and the others wait for its verdict. A
+and everybody uses what they have at once; then one reading is the probe, and only who has nothing waits for its verdict. A
 success, or a new listening session, ends the suspicion. Without an entry there is nothing to go by: 503.
 
 *Unknown ids* are remembered for a few seconds in a bounded table and forgotten at any notification, since it may tell
@@ -165,6 +165,8 @@ class Directory:
     async def _join(self, key_id: str) -> _Reading:
         """Wait for the reading of a key, beginning one if none is under way."""
         while self._is_suspect() and self._probe is not None and not self._probe.done():
+            if key_id in self._entries:
+                raise DatabaseUnavailable  # one asks; meanwhile the others use what they have
             await asyncio.wait({self._probe})
         flight = self._flights.get(key_id)
         if flight is None:

@@ -117,7 +117,7 @@ class Wire(asyncio.Protocol):
 
     def _drop_interim(self) -> None:
         """Drop whole interim answers from the beginning; the head is due until something else stands there."""
-        while len(self.received) >= _STATUS_BYTES:
+        while len(self.received) >= _STATUS_BYTES and self._interim <= INTERIM_MOST:
             if _INTERIM.match(self.received) is None:
                 self._is_head_due = False
                 return

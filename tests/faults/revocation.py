@@ -18,7 +18,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,14 +152,14 @@ async def two_relays(folder: Path, database_url: str) -> AsyncIterator[Pair]:
         yield Pair(first, second, proxy, database_url)
 
 
-async def measure(folder: Path, database_url: str, times: int, *, is_strict: bool = False) -> list[str]:
+async def measure(folder: Path, database_url: str, times: int, *, ways: Sequence[Way] = WAYS, is_strict: bool = False) -> list[str]:
     """Revoke so many keys each way; print the times and return the violations.
 
     ``is_strict``: the refusal must have been read within the second, too, which a busy machine cannot promise.
     """
     violations: list[str] = []
     async with two_relays(folder, database_url) as pair:
-        for way in WAYS:
+        for way in ways:
             found = [await revoke_once(pair, way, is_strict=is_strict) for _ in range(times)]
             for name, seconds in (("taken", [each.taken for each in found]), ("refused", [each.refused for each in found])):
                 ordered = sorted(seconds)

@@ -91,7 +91,7 @@ def test_printed_lines_work_and_the_second_start_keeps_everything(environment: d
         echoed = json.loads(paste(first["forward"], tmp_path))
         assert (echoed["path"], echoed["query"]) == ("/upload/hello/world", {"q1": "x"})
         assert [part["size"] for part in echoed["parts"]] == [len(readme)]
-        poll(lambda: "/hello/world" in paste(first["ledger"], tmp_path), "the entry is not in the ledger")
+        poll(lambda: '"hello/world"' in paste(first["ledger"], tmp_path), "the entry is not in the ledger")
         os.kill(running.pid, signal.SIGTERM)
         assert running.wait() == 0
     with demo(environment) as (running, second):

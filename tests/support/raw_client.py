@@ -94,6 +94,14 @@ class RawClient:
             await self.send(data[start : start + piece])
             await asyncio.sleep(pause_seconds)
 
+    def pause(self) -> None:
+        """Take nothing more from the kernel: its buffers fill, then the server's."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined] # what open_connection gives is a full transport
+
+    def resume(self) -> None:
+        """Read on."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined] # as above
+
     def half_close(self) -> None:
         """Send a FIN: nothing more will be sent, answers are still read."""
         self._writer.write_eof()

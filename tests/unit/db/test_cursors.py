@@ -8,7 +8,7 @@ from relay.db.cursors import decode_cursor, decode_time, encode_cursor
 from relay.db.etags import check_if_match, make_etag
 from relay.errors import EtagMismatch, RequestInvalid
 
-PRINTABLE = st.text(max_size=50).filter(str.isprintable)
+PRINTABLE = st.text(max_size=15).filter(str.isprintable)
 
 
 @given(PRINTABLE, PRINTABLE)

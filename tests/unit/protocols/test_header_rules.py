@@ -29,6 +29,9 @@ TRUSTED = [ip_network("10.0.0.0/8")]
 NAMES = st.sampled_from(
     [
         b"accept",
+        b"x_forwarded_for",
+        b"relay_x",
+        b"transfer_encoding",
         b"content-type",
         b"x-a",
         b"x-b",
