@@ -86,6 +86,7 @@ class Directory:
         self._read = read or self._read_stored
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._keys_of: dict[UUID, set[str]] = {}
+        self._ids: dict[str, UUID] = {}
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._epoch = 0
         self._flights: dict[str, asyncio.Task[_Reading]] = {}
@@ -138,8 +139,18 @@ class Directory:
         if tenant_id is None:
             self._entries.clear()
             self._keys_of.clear()
-        for key_id in self._keys_of.pop(tenant_id, ()) if tenant_id else ():
-            del self._entries[key_id]
+            self._ids.clear()
+        for key_id in tuple(self._keys_of.get(tenant_id, ())) if tenant_id else ():
+            self._drop(key_id)
+
+    def forget_changed(self, slug: str) -> None:
+        """Forget a tenant that this very process has changed: it does not wait to be told what it knows."""
+        tenant_id = self._ids.get(slug)
+        if tenant_id is None:  # nothing is held of it, but readings and unknown ids may be out of date
+            self._epoch += 1
+            self._unknown.clear()
+        else:
+            self.forget(tenant_id)
 
     async def close(self) -> None:
         """End every reading under way."""
@@ -251,6 +262,7 @@ class Directory:
             return
         self._entries[key_id] = _Entry(reading.grant, reading.session, reading.began_at)
         self._keys_of.setdefault(reading.grant.tenant.id, set()).add(key_id)
+        self._ids[reading.grant.tenant.slug] = reading.grant.tenant.id
         if len(self._entries) > self._settings.entries:
             self._drop(next(iter(self._entries)))
 
@@ -262,6 +274,7 @@ class Directory:
         keys.discard(key_id)
         if not keys:
             del self._keys_of[entry.grant.tenant.id]
+            self._ids.pop(entry.grant.tenant.slug, None)
 
 
 async def _result_by(deadline: float, asking: asyncio.Task[None]) -> None:

@@ -39,11 +39,19 @@ class _Checked:
         return self.finding
 
 
+class ForgottenTenants(list[str]):
+    """The slugs of tenants that were changed, in order."""
+
+    def forget_changed(self, slug: str) -> None:
+        self.append(slug)
+
+
 @dataclass
 class Parts:
     database: Database
     settings: Settings = field(default_factory=lambda: load_settings({"RELAY_ADMIN_TOKEN": TOKEN, "RELAY_SECRET_KEY": SECRET_KEY}))
     destinations: CheckedDestinations = field(default_factory=CheckedDestinations)
+    directory: ForgottenTenants = field(default_factory=ForgottenTenants)
 
     @property
     def sealer(self) -> Sealer:

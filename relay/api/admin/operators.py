@@ -39,6 +39,12 @@ class OpenDestinations(Protocol):
     def open(self, spec: DestinationSpec) -> Destination: ...
 
 
+class Directory(Protocol):
+    """What this process holds in memory of its tenants."""
+
+    def forget_changed(self, slug: str) -> None: ...
+
+
 class Parts(Protocol):
     """The parts of a running process that the admin side uses; ``app.state.services`` has them."""
 
@@ -50,6 +56,8 @@ class Parts(Protocol):
     def sealer(self) -> Sealer: ...
     @property
     def destinations(self) -> OpenDestinations: ...
+    @property
+    def directory(self) -> Directory: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,10 @@ class OperatorRoute(APIRoute):
             check_storable(dict(request.path_params), ("path",))
             check_storable(dict(request.query_params), ("query",))
             document = await read_document(request) if self.body_field is not None else None
-            return await answer(DocumentRequest(request, document))
+            response = await answer(DocumentRequest(request, document))
+            if request.method != "GET" and "slug" in request.path_params:
+                parts.directory.forget_changed(request.path_params["slug"])
+            return response
 
         return authenticate_then_answer
 

@@ -365,3 +365,13 @@ async def test_close_ends_what_is_under_way() -> None:
     await scene.directory.close()
     with pytest.raises(asyncio.CancelledError):
         await finding
+
+
+async def test_what_this_process_changed_is_read_again_at_once() -> None:
+    scene = Scene(make_grant(KEY, tenant_id=TENANT))
+    grant = await scene.directory.find_grant(KEY)
+    assert grant is not None
+    scene.directory.forget_changed("another")
+    assert scene.directory.cached_grant(KEY) is grant
+    scene.directory.forget_changed(grant.tenant.slug)
+    assert scene.directory.cached_grant(KEY) is None
