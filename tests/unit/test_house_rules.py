@@ -60,8 +60,8 @@ def shown(path: Path) -> str:
 
 
 def project_files() -> Iterator[Path]:
-    """Every file that is, or is about to be, under version control."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    """Every file under version control."""
+    command = ["git", "ls-files", "-z"]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
