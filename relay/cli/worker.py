@@ -129,7 +129,7 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
             services.begin_shutdown()
 
     watched = WatchedApp(app)
-    server = Server(_configure(watched, settings), supervisor, begin_shutdown)
+    server = Server(configure_server(watched, settings), supervisor, begin_shutdown)
     watched.on_failed = server.stop
     try:
         server.run(sockets)
@@ -145,7 +145,8 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
     return 0
 
 
-def _configure(app: Any, settings: Settings) -> uvicorn.Config:
+def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves Relay; tests that need a socket serve it the same way."""
     return uvicorn.Config(
         app,
         http="h11",

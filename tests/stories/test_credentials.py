@@ -76,7 +76,7 @@ async def test_a_caller_who_proves_no_secret_learns_nothing_not_even_that_the_ke
             assert answer.headers["www-authenticate"] == CHALLENGE
             assert "relay-upload-id" not in answer.headers
         assert not upstream.requests
-        assert not await relay.entries(), "nobody was known, so nothing is in anybody's ledger"
+        assert not await relay.every_entry(), "nobody was known, so nothing is in anybody's ledger"
 
 
 def problem_and_answer(answer: httpx.Response) -> httpx.Response:

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from relay.app import Services, create_app
+from relay.cli.worker import configure_server
 from relay.settings import Settings, load_settings
 from tests.support.waiting import until
 
@@ -90,6 +92,11 @@ class RunningRelay:
         items: list[dict[str, Any]] = answer.json()["items"]
         return items
 
+    async def every_entry(self, **filters: str) -> list[dict[str, Any]]:
+        """The same, once everything that is finished has been shipped: what is not in it is nowhere."""
+        assert await self.services.shipper.drain(timedelta(seconds=5))
+        return await self.entries(**filters)
+
     async def entry(self, **filters: str) -> dict[str, Any]:
         """The one entry that these filters find, once it has been shipped."""
         found: list[dict[str, Any]] = []
@@ -121,20 +128,7 @@ async def running_relay(database_url: str, folder: Path, **variables: str) -> As
     app = create_app(settings)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="on",
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
-    )
-    server = _Server(config)
+    server = _Server(configure_server(app, settings))
     serving = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started or serving.done())

@@ -185,7 +185,7 @@ async def check_entries(relay: RunningRelay, tenant: TestTenant, expected: dict[
     if expected["outcome"] == "any":
         return
     if not expected["outcome"]:
-        assert not await relay.entries(tenant=tenant.slug)
+        assert not await relay.every_entry(tenant=tenant.slug)
         return
     count = expected.get("requests", 1)
     found: list[dict[str, Any]] = []
