@@ -33,7 +33,7 @@ class Conversation:
     sending: asyncio.Task[bool] | None = None
     is_left: bool = False
 
-    async def take(self, step: str) -> None:  # noqa: C901 - one line a word of the table
+    async def take(self, step: str) -> None:  # noqa: C901, PLR0912 - one line a word of the table
         verb, _, rest = step.partition(" ")
         match verb:
             case "head" | "head10":
@@ -57,6 +57,9 @@ class Conversation:
                 await self._answer()
             case "silence":
                 assert await self.client.is_kept(seconds=float(rest))
+            case "leave":
+                self.is_left = True
+                self.client.reset()
             case "half_close" | "close" | "reset":
                 await self._sent()
                 self.is_left = True
