@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -89,11 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Relay", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
 
-    async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        services: Services = app.state.services
-        await services.door(scope, receive, send)
-
-    at_the_door = Route("/upload/{path:path}", endpoint=_Endpoint(door))
+    at_the_door = Route("/upload/{path:path}", endpoint=_Door())
     at_the_door.path_regex = re.compile(r"/upload/(?P<path>.*)", re.DOTALL)  # the framework's own takes no encoded line break
     app.router.routes.insert(0, at_the_door)
     app.include_router(health.router)
@@ -106,14 +102,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-class _Endpoint:
-    """Starlette takes an object, and nothing else, for an ASGI endpoint of any method."""
-
-    def __init__(self, door: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._door = door
+class _Door:
+    """The door of the running process. Starlette takes an object, and nothing else, for an ASGI endpoint of any method."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._door(scope, receive, send)
+        services: Services = scope["app"].state.services
+        await services.door(scope, receive, send)
 
 
 @contextlib.asynccontextmanager
