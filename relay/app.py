@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
-from relay.api import admin, health, openapi, problems
+from relay.api import admin, health, openapi, problems, uploads
 from relay.api.middleware import FramingGate, ListenerGate, RequestMiddleware
 from relay.api.upload import DoorSettings, UploadDoor
 from relay.db.engine import Database
@@ -38,8 +38,14 @@ from relay.ledger.shipper import Shipper
 from relay.settings import DiskSettings, Settings, SettingsInvalid
 from relay.tenants.admission import Admission
 from relay.tenants.changes import Changes
+from relay.tenants.cuts import Cuts
 from relay.tenants.directory import Directory
+from relay.uploads.live import Live
+from relay.uploads.live_folder import LIVE_FOLDER, LiveFolder
+from relay.uploads.live_socket import LiveSocket
 from relay.uploads.relay import Relay
+from relay.uploads.running import Running
+from relay.uploads.siblings import Siblings
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
 
@@ -64,6 +70,7 @@ class Services:
     destinations: OpenDestinations
     sealer: Sealer
     relay: Relay
+    live: Live
     door: UploadDoor
     installation_id: str
 
@@ -87,11 +94,12 @@ def create_app(settings: Settings) -> FastAPI:
             yield
             services.begin_shutdown()
 
-    app = FastAPI(title="Relay", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="Relay", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     at_the_door = Route("/upload/{path:path}", endpoint=_Door())
     at_the_door.path_regex = re.compile(r"/upload/(?P<path>.*)", re.DOTALL)  # the framework's own takes no encoded line break
     app.router.routes.insert(0, at_the_door)
+    app.include_router(uploads.router)
     app.include_router(health.router)
     admin.install(app)
     openapi.install(app)
@@ -141,7 +149,11 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         changes = Changes(listen_url.get_secret_value(), settings.database)
         directory = Directory(database, settings.directory, changes)
         stack.push_async_callback(directory.close)
-        relay = Relay(destinations=destinations, admission=Admission(settings.upload), journal=journal, refusals=refusals)
+        running = Running()
+        cuts = Cuts(database, changes, running.cut_all, is_idle=lambda: not running)
+        admission = Admission(settings.upload)
+        relay = Relay(destinations=destinations, admission=admission, journal=journal, refusals=refusals, running=running)
+        live = await _open_live(stack, LiveFolder(settings.data.dir / LIVE_FOLDER), worker, running)
         door = UploadDoor(
             relay,
             directory,
@@ -151,6 +163,8 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         )
         loops = {
             "changes": changes.run,
+            "cuts": cuts.run,
+            "rates": running.sample,
             "shipper": shipper.run,
             "adoption": adoption.run,
             "refusals": refusals.run,
@@ -158,11 +172,18 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             "pools": lambda: _close_idle_pools(transport),
         }
         async with _running(loops):
-            yield Services(settings, database, directory, journal, shipper, destinations, sealer, relay, door, installation_id)
+            yield Services(settings, database, directory, journal, shipper, destinations, sealer, relay, live, door, installation_id)
             relay.shutting_down = True
             await _wait_for_endings(journal)
             await refusals.flush()
             await shipper.drain(DRAIN_SHARE)
+
+
+async def _open_live(stack: contextlib.AsyncExitStack, folder: LiveFolder, worker: str, running: Running) -> Live:
+    """Let the other workers of this host ask for what runs here, and be able to ask them."""
+    live_socket = await LiveSocket.open(folder, worker, running)
+    stack.push_async_callback(live_socket.close)
+    return Live(Siblings(folder, worker), running)
 
 
 async def _wait_for_endings(journal: Journal) -> None:

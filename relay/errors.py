@@ -235,10 +235,24 @@ class ScopeMissing(ClientFault):
     advice = "The key lacks the scope that this request needs. Ask the operator for a key that has it."
 
 
+class UploadCancelled(ClientFault):
+    code = "upload_cancelled"
+    status = 403
+    title = "Upload cancelled"
+    advice = "An operator ended this upload while it ran. Do not send it again before you have asked the operator."
+
+
 class OperatorTokenInvalid(CredentialsRefused):
     code = "operator_token_invalid"
     title = "Operator token invalid"
     advice = "Send the operator's token as 'Authorization: Bearer <token>'."
+
+
+class OperatorReadOnly(ClientFault):
+    code = "operator_read_only"
+    status = 403
+    title = "Operator may only read"
+    advice = "This token may read and change nothing. Use a token that may change things."
 
 
 # ── what was asked for does not exist or does not fit ────────────────────────────────────────────
@@ -262,6 +276,12 @@ class UploadNotFound(NotFound):
     title = "Upload not found"
     advice = "No upload with this id is known. A finished upload appears within a second; try again shortly."
     retry_after_seconds = 1
+
+
+class UploadNotRunning(NotFound):
+    code = "upload_not_running"
+    title = "Upload not running"
+    advice = "No upload with this id runs on this host. It may have ended: look it up in the ledger."
 
 
 class TenantNotFound(NotFound):
@@ -416,6 +436,22 @@ class DatabaseUnavailable(DependencyFault):
     title = "Database unavailable"
     advice = "The database does not answer. Uploads of known tenants go on; try this request again shortly."
     retry_after_seconds = 2
+
+
+class SearchTooSlow(DependencyFault):
+    code = "search_too_slow"
+    status = 503
+    title = "Search too slow"
+    advice = "The ledger could not be searched in time. Narrow the search: give 'since' and 'until', or the tenant."
+
+
+class WorkerUnreachable(RelayFault):
+    code = "worker_unreachable"
+    status = 503
+    title = "Worker unreachable"
+    advice = "A worker of this host did not answer in time: the upload may run there, and go on. List the running uploads, then try again."
+    level = logging.WARNING
+    retry_after_seconds = 1
 
 
 class JournalFull(RelayFault):

@@ -1,24 +1,35 @@
 """Every setting: typed, described, its unit in the type; read once and handed down in groups.
 
 Variables are ``RELAY_<GROUP>_<MEMBER>``. A ``RELAY_*`` variable that no setting claims stops the start
-and names the nearest one. Every secret may come from a file: ``RELAY_ADMIN_TOKEN_FILE``.
+and names the nearest one. Every secret may come from a file: ``RELAY_ADMIN_TOKEN_FILE``. The operators' tokens
+are never held as text: what is read of them is hashed at once.
 """
 
 import base64
 import binascii
+import dataclasses
 import difflib
+import hashlib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 PREFIX = "RELAY_"
 INJECTED_BY_KUBERNETES = ("RELAY_PORT", "RELAY_SERVICE_")
 EMBEDDED = "embedded"
+CLIENT_VARIABLES = {
+    "RELAY_CLIENT_URL": "Where the relay is, such as https://relay.example.com.",
+    "RELAY_CLIENT_KEY": "The tenant's key. A secret.",
+    "RELAY_CLIENT_KEY_FILE": "A file with the tenant's key.",
+}
+"""What `relay upload` reads. A server that shares its environment with a client does not mind them."""
 
 
 class SettingsInvalid(Exception):
@@ -50,7 +61,62 @@ def _seconds(value: object) -> object:
     return float(value) if isinstance(value, str) else value
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OperatorToken:
+    """A token of an operator, as its SHA-256 digest. ``name`` is the operator's, where one was given."""
+
+    name: str | None
+    digest: bytes = dataclasses.field(repr=False)
+    is_read_only: bool = False
+
+    @property
+    def actor(self) -> str:
+        """Who acts by this token, as the audit says it."""
+        return "operator" if self.name is None else f"operator:{self.name}"
+
+
+def split_tokens(text: str) -> list[tuple[str | None, str]]:
+    """Split operators' tokens, ``token`` or ``name:token``, at commas and line breaks into names and tokens.
+
+    Empty lines and those that begin with ``#`` do not count.
+
+    Raises:
+        ValueError: one is empty or given twice, a name is given twice, or there are only comments. No token is quoted.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    items = [item for line in lines if line and not line.startswith("#") for item in line.split(",")]
+    if not items and any(lines):
+        raise ValueError("there is no token but only comments")
+    tokens: list[tuple[str | None, str]] = []
+    for number, item in enumerate(items, 1):
+        named = _NAMED_TOKEN.fullmatch(item.strip())
+        name, token = (named[1], named[2].strip()) if named else (None, item.strip())
+        if not token:
+            raise ValueError(f"token {number} of {len(items)} is empty")
+        tokens.append((name, token))
+    names = [name for name, _ in tokens if name is not None]
+    if len(set(names)) < len(names) or len({token for _, token in tokens}) < len(tokens):
+        raise ValueError("a name or a token is given twice")
+    return tokens
+
+
+def _hash_tokens(value: object, *, is_read_only: bool = False) -> object:
+    if not isinstance(value, str):
+        return value
+    found = split_tokens(value)
+    return tuple(OperatorToken(name, digest_token(token.encode("utf-8", "surrogateescape")), is_read_only) for name, token in found)
+
+
+def digest_token(token: bytes) -> bytes:
+    """The digest by which a token is known. A plain one will do: tokens are long and random, unlike passwords."""
+    return hashlib.sha256(token).digest()
+
+
+_NAMED_TOKEN = re.compile(r"([a-z][a-z0-9-]{0,31}):(.*)", re.DOTALL)
+
 Listen = Annotated[str, BeforeValidator(_checked_listen)]
+OperatorTokens = Annotated[tuple[OperatorToken, ...], BeforeValidator(_hash_tokens)]
+ReadTokens = Annotated[tuple[OperatorToken, ...], BeforeValidator(partial(_hash_tokens, is_read_only=True))]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
@@ -63,8 +129,22 @@ class Group(BaseModel):
 
 
 class AdminSettings(Group):
-    token: SecretStr | None = Field(None, description="Token of the operators for /admin/v1. None: the admin side answers 401.")
+    token: OperatorTokens = Field(
+        (), description="Tokens of the operators for /admin/v1, each 'token' or 'name:token'. None: the admin side answers 401."
+    )
+    read_token: ReadTokens = Field((), description="Tokens of operators who may read and change nothing, written alike.")
     listen: Listen | None = Field(None, description="host:port of the admin side, health and metrics; default: the same as RELAY_LISTEN.")
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        names = [token.name for token in self.operators() if token.name is not None]
+        if len(set(names)) < len(names) or len({token.digest for token in self.operators()}) < len(self.operators()):
+            raise ValueError("a name or a token is in RELAY_ADMIN_TOKEN and in RELAY_ADMIN_READ_TOKEN")
+        return self
+
+    def operators(self) -> tuple[OperatorToken, ...]:
+        """Every token that opens the admin side."""
+        return (*self.token, *self.read_token)
 
 
 class DatabaseSettings(Group):
@@ -205,7 +285,7 @@ def variables() -> Iterator[tuple[str, Any]]:
 
 def is_secret(field: Any) -> bool:
     """True for a setting whose value must never be shown."""
-    return "SecretStr" in str(field.annotation)
+    return any(kind.__name__ in str(field.annotation) for kind in (SecretStr, OperatorToken))
 
 
 def _claims_secret(fields: Mapping[str, Any], file_variable: str) -> bool:
@@ -224,7 +304,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     values: dict[str, Any] = {}
     for variable, value in environ.items():
         name = variable.upper()
-        if not name.startswith(PREFIX) or name.startswith(INJECTED_BY_KUBERNETES):
+        if not name.startswith(PREFIX) or name.startswith(INJECTED_BY_KUBERNETES) or name in CLIENT_VARIABLES:
             continue
         if name not in fields and name.endswith("_FILE") and _claims_secret(fields, name):
             name = name.removesuffix("_FILE")
@@ -242,6 +322,20 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         first = error.errors()[0]
         variable = PREFIX + "_".join(str(part) for part in first["loc"][:2]).upper()
         raise SettingsInvalid(f"{variable}: {first['msg']}") from None
+
+
+def find_secret(environ: Mapping[str, str], name: str) -> str | None:
+    """The text of one secret, from its variable or its file, for the few who have to show it; ``None`` where none is set.
+
+    Raises:
+        SettingsInvalid: its file cannot be read.
+    """
+    for variable, value in environ.items():
+        if variable.upper() == name:
+            return value
+        if variable.upper() == f"{name}_FILE":
+            return _read_secret(variable, value)
+    return None
 
 
 def _read_secret(variable: str, path: str) -> str:

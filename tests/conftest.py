@@ -11,7 +11,14 @@ from tests.support.postgres import TemplateServer
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
 settings.register_profile("relay", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", settings.get_profile("relay"), max_examples=40)
 settings.load_profile("relay")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the long tests, properties are tried with fewer examples: every run draws others."""
+    if config.getoption("markexpr") == "not full":
+        settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ journal is full, the process is shutting down. Postgres away is none of these: u
 import asyncio
 import os
 from http import HTTPStatus
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from relay.telemetry import REGISTRY
 
@@ -21,6 +21,8 @@ FAILING = ("never_loaded", "full", "yes")
 
 class LivePayload(BaseModel):
     """The process answers."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
     status: Literal["ok"]
 
@@ -39,8 +41,15 @@ class ChecksPayload(BaseModel):
         return not {self.directory, self.journal, self.shutdown}.intersection(FAILING)
 
 
+READY: dict[str, Any] = {"status": "ready", "checks": {"directory": "ok", "database": "away", "journal": "lagging", "shutdown": "no"}}
+NOT_READY: dict[str, Any] = {"status": "not_ready", "checks": {"directory": "ok", "database": "ok", "journal": "ok", "shutdown": "yes"}}
+METRICS = '# TYPE relay_requests_total counter\nrelay_requests_total{outcome="delivered"} 41.0\n'
+
+
 class ReadyPayload(BaseModel):
     """Whether this process should be sent uploads."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [READY, NOT_READY]})
 
     status: Literal["ready", "not_ready"]
     checks: ChecksPayload
@@ -75,6 +84,11 @@ class Vitals(Protocol):
 
 
 router = APIRouter(tags=["health"])
+SENT_ELSEWHERE: dict[str, Any] = {
+    "model": ReadyPayload,
+    "description": "Send uploads elsewhere.",
+    "content": {"application/json": {"example": NOT_READY}},
+}
 
 
 @router.get("/livez", operation_id="livez")
@@ -83,7 +97,7 @@ async def show_live() -> LivePayload:
     return LivePayload(status="ok")
 
 
-@router.get("/readyz", operation_id="readyz", responses={503: {"model": ReadyPayload, "description": "Send uploads elsewhere."}})
+@router.get("/readyz", operation_id="readyz", responses={503: SENT_ELSEWHERE})
 async def show_ready(request: Request, response: Response) -> ReadyPayload:
     """Say whether this process should be sent uploads."""
     vitals: Vitals = request.app.state.services
@@ -102,7 +116,9 @@ async def show_ready(request: Request, response: Response) -> ReadyPayload:
     "/metrics",
     operation_id="metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text format."}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS}}, "description": "Prometheus text format."}
+    },
 )
 async def show_metrics() -> Response:
     """Give every metric in Prometheus's text format, joined over all workers of this host."""

@@ -15,7 +15,7 @@ from relay.protocols.header_rules import Field, Networks, Peer, check_size, clie
 from relay.settings import SettingsInvalid, TrustedSettings, parse_listen
 from relay.telemetry import REQUEST_SECONDS, RequestContext
 
-ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json")
+ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json", "/docs")
 DOOR = "/upload/"
 BOTH_SIDES = ("/livez", "/readyz")
 PROBES = (*BOTH_SIDES, "/metrics")

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from relay.errors import RelayError, RequestInvalid
 from relay.settings import SettingsInvalid
@@ -23,15 +24,24 @@ COMMANDS = {
     "demo": "Start everything at once: Postgres, the relay, an example upstream, a tenant with a key.",
     "serve": "Run the relay: a supervisor and its workers.",
     "migrate": "Bring the database to the schema of this release.",
+    "doctor": "Check everything that Relay needs on this host, and say what to do.",
+    "health": "Ask a running relay whether it is ready, and print its checks.",
+    "database": "Back up the database, and put a backup into an empty one.",
+    "completion": "Print the script that completes 'relay' in a shell.",
     "tenant": "Create, show, change and delete tenants.",
     "key": "Issue, list, rotate and revoke the keys of a tenant.",
     "destination": "Say where a tenant's bytes go.",
     "route": "Lead a path prefix of a tenant to a destination.",
+    "upload": "Send FILE to a tenant's destination; '-' sends standard input.",
+    "live": "See the uploads that run on this host, and end one.",
     "ledger": "Read what happened.",
+    "usage": "See how much each tenant sent, a day a line, newest first.",
+    "audit": "See who changed what, newest first. With --json, also what it was before and after.",
 }
 HIDDEN = {
     "worker": "One worker process; the supervisor starts it.",
     "upstream": "The example upstream; 'relay demo' starts it.",
+    "demo-tenant": "Make the demo's tenant in a running installation; the compose file's profile 'demo' does it.",
 }
 
 
@@ -73,6 +83,11 @@ class Commands(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"relay.cli.{name}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # From the list: a shell waits for this, and nothing is imported for it.
+        names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx

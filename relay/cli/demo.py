@@ -6,27 +6,25 @@ printed are a contract, and ``ready`` is printed only when ``/readyz`` has answe
 """
 
 import contextlib
-import http.client
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 
 from relay.cli import Failure
 from relay.cli.demo_file import DemoFile, DemoState, demo_environment
+from relay.cli.health import ANSWER_SECONDS, NoAnswer, ask_readiness
 from relay.cli.listening import bind
 from relay.cli.processes import Program
 from relay.cli.serve import Run, app_option, follow_option, supervise, worker_options
-from relay.settings import EMBEDDED, Settings, load_settings, parse_listen
+from relay.settings import EMBEDDED, Settings, find_secret, load_settings, parse_listen, split_tokens
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.01
-ANSWER_SECONDS = 2.0
 
 
 @click.command()
@@ -51,9 +49,9 @@ def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
         run.supervisor.tell(upstream, added)
         run.release(held, {**added, **_database(run, settings)})
         _wait(run, lambda: _is_open(settings.demo.upstream_listen), "the example upstream does not listen")
-        _wait(run, lambda: _status(run.admin_url, "/readyz") == http.HTTPStatus.OK, "/readyz does not answer 200")
+        _wait(run, lambda: _is_ready(run.admin_url), "/readyz does not answer 200")
         click.echo(f"started in {time.monotonic() - started_at:.1f} s")
-        for line in Lines(run.url, run.admin_url, _token(settings), file.load()).all():
+        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), file.load()).all():
             click.echo(line)
         run.supervisor.run()
 
@@ -88,8 +86,10 @@ def _database(run: Run, settings: Settings) -> Mapping[str, str]:
     return {"RELAY_DATABASE_URL": run.start_postgres()} if url == EMBEDDED else {}
 
 
-def _token(settings: Settings) -> str:
-    return settings.admin.token.get_secret_value() if settings.admin.token else ""
+def first_token(environment: Mapping[str, str]) -> str:
+    """The first token of an operator: settings hold digests alone."""
+    tokens = split_tokens(find_secret(environment, "RELAY_ADMIN_TOKEN") or "")
+    return tokens[0][1] if tokens else ""
 
 
 def _check_free(variable: str, listen: str) -> None:
@@ -111,16 +111,10 @@ def _is_open(listen: str) -> bool:
     return False
 
 
-def _status(url: str, path: str) -> int | None:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+def _is_ready(url: str) -> bool:
+    with contextlib.suppress(NoAnswer):
+        return ask_readiness(url).is_ready
+    return False
 
 
 def _process_age_seconds() -> float:

@@ -87,7 +87,7 @@ class DemoFile:
 def demo_environment(settings: Settings, state: DemoState) -> dict[str, str]:
     """Say what the demo adds to the environment: what ``settings`` leave open, nothing that is set."""
     wanted = {
-        "RELAY_ADMIN_TOKEN": state.admin_token if settings.admin.token is None else None,
+        "RELAY_ADMIN_TOKEN": None if "token" in settings.admin.model_fields_set else state.admin_token,
         "RELAY_SECRET_KEY": state.secret_key if settings.secret.key is None else None,
         "RELAY_DISK_ROOT": str(settings.data.dir / "disk") if settings.disk.root is None else None,
         "RELAY_EGRESS_ALLOW": None if settings.egress.allow else LOOPBACK,

@@ -24,6 +24,7 @@ from relay.db.embedded import find_running
 from relay.db.engine import Database
 from relay.ledger.audit import Actor
 from relay.settings import EMBEDDED, Settings, load_settings
+from relay.tenants.cuts import RunningUploads
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -62,6 +63,18 @@ def page_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--limit`` and ``--cursor`` to a command that lists."""
     limit = click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Items on a page.")
     return limit(click.option("--cursor", help="The 'next' of the page before.")(command))
+
+
+def cut_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--cut-running`` to a command that shuts somebody out; it gets ``running_uploads``."""
+    told = {False: RunningUploads.FINISH, True: RunningUploads.CUT}
+    return click.option(
+        "--cut-running",
+        "running_uploads",
+        is_flag=True,
+        callback=lambda _context, _parameter, is_given: told[is_given],
+        help="End the uploads that run, too, on every host; else they finish.",
+    )(command)
 
 
 def at_desk(options: Options, work: Callable[[Desk], Awaitable[Result]]) -> Result:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.api.admin.destinations import DestinationPayload, FindingPayload
@@ -17,9 +18,18 @@ from relay.destinations.opened import OpenDestinations
 from relay.destinations.registry import DestinationChange, DestinationDraft
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, DestinationNotFound
-from relay.tenants import owned_destinations, registry
+from relay.tenants import owned_destinations, registry, resealing
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
+
+
+class ResealingPayload(BaseModel):
+    """What sealing anew came to: how many were sealed anew, how many were so already, and which cannot be opened."""
+
+    key_id: str
+    resealed: int
+    current: int
+    unopened: list[str]
 
 
 @click.group()
@@ -84,6 +94,34 @@ def check(options: Options, tenant: str, name: str) -> None:
     show(options, FindingPayload.of(finding))
     if not finding.ok:
         click.get_current_context().exit(FAILED)
+
+
+@destination.command()
+@desk_options
+def reseal(options: Options) -> None:
+    """Seal the credentials of all destinations anew, with the first key of RELAY_SECRET_KEY.
+
+    The last but one step of a key's rotation: put the new key in front of the old one on every host and restart,
+    run this, take the old key away. May be repeated. Exit code 1 if a credential cannot be opened; it stays as it is.
+    """
+
+    async def work(desk: Desk) -> ResealingPayload:
+        sealer = Sealer(desk.settings.secret.keys())
+        batches: list[resealing.Batch] = []
+        while not batches or batches[-1].last is not None:
+            async with desk.database.transaction() as session:
+                batches.append(await resealing.reseal_some(session, desk.actor, sealer, batches[-1].last if batches else None))
+        return ResealingPayload(
+            key_id=sealer.key_id or "",
+            resealed=sum(batch.resealed for batch in batches),
+            current=sum(batch.current for batch in batches),
+            unopened=[f"{place.tenant}/{place.destination}" for batch in batches for place in batch.unopened],
+        )
+
+    done = at_desk(options, work)
+    show(options, done)
+    if done.unopened:
+        raise Failure("Some credentials cannot be opened. Add the key that sealed them to RELAY_SECRET_KEY, or set them again.")
 
 
 @destination.command()

@@ -6,9 +6,10 @@ import click
 
 from relay.api.admin.keys import IssuedKeyPayload, KeyPayload, RotatedKeyPayload
 from relay.api.admin.payloads import Listing
-from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
+from relay.cli.desk import Desk, Options, at_desk, cut_option, desk_options, page_options, say, show, show_page
 from relay.cli.times import Time
 from relay.tenants import issued_keys
+from relay.tenants.cuts import RunningUploads
 from relay.tenants.issued_keys import ALL_SCOPES, KeyDraft, NewKey
 
 
@@ -67,13 +68,14 @@ def rotate(options: Options, tenant: str, key_id: str, overlap_seconds: int) -> 
 @key.command()
 @click.argument("tenant")
 @click.argument("key_id")
+@cut_option
 @desk_options
-def revoke(options: Options, tenant: str, key_id: str) -> None:
+def revoke(options: Options, tenant: str, key_id: str, running_uploads: RunningUploads) -> None:
     """Revoke a key at once; it stays in the list."""
 
     async def work(desk: Desk) -> None:
         async with desk.database.transaction() as session:
-            await issued_keys.revoke_key(session, desk.actor, tenant, key_id)
+            await issued_keys.revoke_key(session, desk.actor, tenant, key_id, running_uploads=running_uploads)
 
     at_desk(options, work)
     say(options, f"key {key_id} of {tenant} is revoked")

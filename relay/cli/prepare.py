@@ -75,13 +75,18 @@ def prepare(purpose: str, settings: Settings) -> None:
     url = settings.database.url.get_secret_value() if settings.database.url else ""
     migrate(url)
     if purpose == "demo":
-        asyncio.run(make_demo(url, settings, DemoFile.of(settings.data.dir)))
+        upstream_url = f"http://{settings.demo.upstream_listen}/upload"
+        asyncio.run(make_demo(url, settings, DemoFile.of(settings.data.dir), upstream_url))
 
 
-async def make_demo(url: str, settings: Settings, file: DemoFile) -> None:
-    """Make what is missing of the demo's tenant and write down its key."""
+async def make_demo(url: str, settings: Settings, file: DemoFile, upstream_url: str) -> None:
+    """Make what is missing of the demo's tenant and write down its key.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer.
+        DemoGone: the demo's tenant was deleted.
+    """
     state = file.load()
-    upstream_url = f"http://{settings.demo.upstream_listen}/upload"
     database = Database(url, settings.database)
     try:
         async with database.transaction() as session:

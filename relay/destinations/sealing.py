@@ -38,6 +38,11 @@ class Sealer:
         return f"Sealer({len(self._ciphers)} keys)"
 
     @property
+    def key_id(self) -> str | None:
+        """The id of the key that seals; ``None`` when none is set."""
+        return next(iter(self._ciphers)).decode() if self._ciphers else None
+
+    @property
     def can_seal(self) -> bool:
         """True when a key is set."""
         return bool(self._ciphers)
@@ -73,3 +78,10 @@ class Sealer:
             raise DestinationMisconfigured("The destination's credentials are damaged. Set them again.") from None
         value: dict[str, Any] = json.loads(plain)
         return value
+
+
+def find_key_id(sealed: bytes | None) -> str | None:
+    """The id of the key that sealed a value, as its head says; ``None`` when it has no such head."""
+    if sealed is None or len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1] + _NONCE_BYTES:
+        return None
+    return sealed[2 : 2 + sealed[1]].decode("utf-8", "replace")

@@ -1,8 +1,13 @@
 """One batch of journal records into Postgres, once each, whatever is in them.
 
-A batch is one statement in one transaction: it inserts what the ledger does not hold yet and adds to the daily
-sums what it inserted, nothing else. So a batch may be sent any number of times, by any number of processes,
-and counts once. The sums are taken in key order, so that two shippers never lock each other out.
+A batch is one statement in one transaction: it inserts what the ledger does not hold yet, adds to the daily
+sums what it inserted, and notes when its keys were used, nothing else. So a batch may be sent any number of times, by
+any number of processes, and counts once. The sums are taken in key order, so that two shippers never lock each other out.
+
+``last_used_at`` of a key is the start of the last request whose key proved right, refused ones included: that an expired
+key is still in use is what an operator wants to see. It moves by a minute at least, so that a busy key's row is not
+written by every batch, and never past the database's own time. It is bookkeeping, and the ledger never waits for it:
+a key's row that somebody else holds, be it another shipper or an operator, is passed over until the key's next use.
 
 Rows travel as JSON text and become typed values in Postgres, not in the driver: every value that does not fit is
 an error with a SQLSTATE. What an error means:
@@ -42,6 +47,7 @@ PARTITION_ATTEMPTS: Final = 3
 DUPLICATE_TABLE: Final = "42P07"
 FAULTS_OF_A_ROW: Final = ("22", "23", "54", DUPLICATE_TABLE)
 CHECK_VIOLATION: Final = "23514"
+LAST_USED_STEP: Final = "1 minute"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAUSIBLE_YEARS: Final = range(2000, 2200)  # beyond them a clock is broken: no partition is made for it
@@ -61,7 +67,7 @@ WITH landed AS (
     INSERT INTO ledger ({", ".join(_COLUMNS)})
     SELECT {", ".join(_COLUMNS)} FROM json_populate_recordset(NULL::ledger, CAST(:rows AS json))
     ON CONFLICT (started_at, request_id) DO NOTHING
-    RETURNING tenant, outcome, coalesce(repeated, 1) AS times, bytes_in, bytes_delivered,
+    RETURNING tenant, key_id, started_at, outcome, coalesce(repeated, 1) AS times, bytes_in, bytes_delivered,
               CAST(coalesce(finished_at, started_at) AT TIME ZONE 'UTC' AS date) AS day
 ), counted AS (
     INSERT INTO usage_daily AS sums (tenant, day, uploads, delivered, rejected, refused, failed, bytes_in, bytes_delivered)
@@ -80,6 +86,14 @@ WITH landed AS (
         failed = sums.failed + excluded.failed,
         bytes_in = sums.bytes_in + excluded.bytes_in,
         bytes_delivered = sums.bytes_delivered + excluded.bytes_delivered
+), used AS (
+    SELECT key_id, least(max(started_at), now()) AS used_at FROM landed WHERE key_id IS NOT NULL GROUP BY key_id
+), held AS (
+    SELECT keys.id, used.used_at FROM api_keys AS keys JOIN used ON used.key_id = keys.id
+    WHERE keys.last_used_at IS NULL OR keys.last_used_at <= used.used_at - CAST('{LAST_USED_STEP}' AS interval)
+    FOR NO KEY UPDATE OF keys SKIP LOCKED
+), noted AS (
+    UPDATE api_keys SET last_used_at = greatest(last_used_at, held.used_at) FROM held WHERE api_keys.id = held.id
 )
 SELECT count(*) FROM landed
 """)  # noqa: S608 - the names are those of our own table

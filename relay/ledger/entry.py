@@ -7,9 +7,10 @@ takes neither NUL nor lone surrogates, and one such value would fail a whole bat
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ PATH_LIMIT = 2_048
 FILENAME_LIMIT = 1_024
 USER_AGENT_LIMIT = 512
 TEXT_LIMIT = 1_024
+OBJECTS_LIMIT = 1_000
 
 
 class Outcome(StrEnum):
@@ -55,9 +57,22 @@ def clean_text(value: str | bytes | None, limit: int = TEXT_LIMIT) -> str | None
     return value
 
 
+def clean_objects(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """Make the objects of a receipt fit to be kept: text cleaned and cut to its limit, the first thousand of them; none is null.
+
+    Names and types of form parts are the client's words, and an object's key repeats its path.
+    """
+    kept = [{name: _clean_member(name, value) for name, value in stored.items()} for stored in islice(objects, OBJECTS_LIMIT)]
+    return kept or None
+
+
+def _clean_member(name: str, value: Any) -> Any:
+    return clean_text(value, PATH_LIMIT if name == "key" else TEXT_LIMIT) if isinstance(value, str) else value
+
+
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """The account of one request. Members and their order are those of the ledger's REST listing."""
+    """The account of one request. Members and their order are those of the ledger's REST listing; ``objects`` is not in that."""
 
     request_id: str
     client_request_id: str | None = None
@@ -92,6 +107,7 @@ class Entry:
     trace_id: str | None = None
     version: str | None = None
     worker: str | None = None
+    objects: list[dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry as a JSON object, made to be encoded at once; members that are null are left out."""

@@ -5,7 +5,7 @@ the tenant it belongs to.
 """
 
 from datetime import date
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Date, Double, Index, Integer, Text, text
@@ -15,7 +15,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from relay.db.tables import CreatedTime, Id, Row, String, Time
 from relay.ledger.entry import Outcome
 
+PATH_START_LIMIT: Final = 128
+"""How much of a path is indexed (characters): an entry of an index has at most 2,704 bytes, and a path may have more."""
+
+PATH_START: Final = f'"left"(path, {PATH_START_LIMIT})'
+
 _OUTCOMES = ", ".join(f"'{outcome}'" for outcome in Outcome)
+_IS_TROUBLE = text(f"outcome <> '{Outcome.DELIVERED}'")
 
 
 class LedgerRow(Row):
@@ -27,6 +33,11 @@ class LedgerRow(Row):
         Index(None, "upload_id"),
         Index(None, "request_id"),
         Index(None, "tenant", "started_at", "request_id"),
+        # Rare outcomes at once, for next to nothing: most entries are in neither of these.
+        Index(None, "outcome", "started_at", "request_id", postgresql_where=_IS_TROUBLE),
+        Index(None, "tenant", "outcome", "started_at", "request_id", postgresql_where=_IS_TROUBLE),
+        Index("ix_ledger_path", text(f"{PATH_START} text_pattern_ops")),
+        Index("ix_ledger_tenant_path", "tenant", text(f"{PATH_START} text_pattern_ops")),
         {"postgresql_partition_by": "RANGE (started_at)"},
     )
 
@@ -63,12 +74,14 @@ class LedgerRow(Row):
     trace_id: Mapped[String | None]
     version: Mapped[String | None]
     worker: Mapped[String | None]
+    objects: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
 
 
 class UsageRow(Row):
     """What one tenant sent on one day (UTC of ``finished_at``; of ``started_at`` where that is unknown)."""
 
     __tablename__ = "usage_daily"
+    __table_args__ = (Index(None, "day", "tenant"),)
 
     tenant: Mapped[str] = mapped_column(Text, primary_key=True)
     day: Mapped[date] = mapped_column(Date, primary_key=True)
@@ -85,7 +98,7 @@ class AuditRow(Row):
     """One change made by an operator, written in the same transaction as the change."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index(None, "tenant", "at"),)
+    __table_args__ = (Index(None, "tenant", "at"), Index(None, "at", "id"))
 
     id: Mapped[Id]
     at: Mapped[CreatedTime]

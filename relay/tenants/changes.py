@@ -19,6 +19,9 @@ none, stays unproven whatever the new one says, because changes in between went 
 the connection is dropped at once, by abort: a polite goodbye to a frozen peer would hang. Reconnecting goes on for
 ever, at most a second apart.
 
+A second channel carries what is to be cut (``cuts``): commands, not changes. It is listened to on the same connection, so
+a change and the cut that goes with it are heard in the order in which they were sent.
+
 Deliberately not here: what is remembered, and what to do while nothing is proven (``directory``).
 """
 
@@ -38,6 +41,7 @@ from relay.settings import DatabaseSettings
 logger = logging.getLogger(__name__)
 
 CHANNEL = "relay_directory"
+CUT_CHANNEL = "relay_cut"
 PING_INTERVAL = timedelta(milliseconds=300)
 PROOF_LASTS = timedelta(milliseconds=900)
 RETRY_FIRST = timedelta(milliseconds=50)
@@ -66,6 +70,9 @@ class Changes:
         self._settings = settings
         self._on_change: Callable[[UUID | None], None] = lambda _: None
         self._on_session: Callable[[], None] = lambda: None
+        self._on_cut: Callable[[str], None] = lambda _: None
+        self._on_cut_session: Callable[[float], None] = lambda _: None
+        self._made_at = time.monotonic()
         self.session: Session | None = None
         """The current session, ``None`` before the first and between two."""
         self.has_listened = False
@@ -75,6 +82,14 @@ class Changes:
         """Say who is told: of each change, by the tenant's id (``None``: anything may have changed), and of each new session."""
         self._on_change = on_change
         self._on_session = on_session
+
+    def tell_cuts(self, on_cut: Callable[[str], None], on_session: Callable[[float], None]) -> None:
+        """Say who is told of each request to cut, by its payload, and of each new session.
+
+        The latter gets the time (monotonic) since which requests may have gone unheard.
+        """
+        self._on_cut = on_cut
+        self._on_cut_session = on_session
 
     async def run(self) -> None:
         """Listen until cancelled; every failure of the connection leads to the next one."""
@@ -98,9 +113,12 @@ class Changes:
         try:
             began = time.monotonic()
             await self._ask(connection, lambda: connection.add_listener(CHANNEL, self._hear))
+            await self._ask(connection, lambda: connection.add_listener(CUT_CHANNEL, self._hear_cut))
+            deaf_since = self._made_at if self.session is None else self.session.proven_at
             self.session = Session(began)
             self.has_listened = True
             self._on_session()
+            self._on_cut_session(deaf_since)
             logger.info("listening for changes")
             await self._ping_on(connection, self.session)
         finally:
@@ -135,3 +153,6 @@ class Changes:
         except ValueError:
             tenant_id = None  # '*' says everything, and what we do not understand may say anything
         self._on_change(tenant_id)
+
+    def _hear_cut(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._on_cut(str(payload))

@@ -17,6 +17,7 @@ from relay.db.cursors import Page, check_limit, decode_cursor, decode_time, enco
 from relay.db.etags import check_if_match, make_etag
 from relay.errors import FieldError, KeyNotFound, RequestInvalid
 from relay.ledger.audit import Act, Actor, record
+from relay.tenants.cuts import KEY_ACTION, Cut, RunningUploads, ask_for_cut, note_of
 from relay.tenants.keys import issue_key as make_key
 from relay.tenants.registry import NAME_LONGEST, get_tenant, is_name, lock_tenant
 from relay.tenants.rows import ApiKeyRow
@@ -45,8 +46,13 @@ class NewKey:
 
 
 def etag_of(key: Key) -> str:
-    """Make the entity tag of a key; it changes when the key expires, as what is shown of it does."""
-    return make_etag(key.id, key.expires_at, key.revoked_at, key.last_used_at, key.status(datetime.now(UTC)))
+    """Make the entity tag of a key; it changes when the key expires, as what is shown of it does.
+
+    ``last_used_at`` is left out, though it is shown: an operator cannot change it, and a tag that changed whenever
+    somebody uses the key would make every If-Match fail while it is in use. Nothing else is done with tags here: no
+    answer is ever replaced by a 304.
+    """
+    return make_etag(key.id, key.expires_at, key.revoked_at, key.status(datetime.now(UTC)))
 
 
 def show(key: Key) -> dict[str, Any]:
@@ -70,7 +76,9 @@ async def issue_key(session: AsyncSession, actor: Actor, slug: str, draft: KeyDr
     """
     _check_draft(draft)
     tenant = await lock_tenant(session, slug)
-    return await _issue(session, actor, (tenant.id, slug), draft)
+    new = await _make(session, tenant.id, draft)
+    record(session, actor, Act("key.issue", slug, new.key.id, after=show(new.key)))
+    return new
 
 
 async def list_keys(session: AsyncSession, slug: str, limit: int, cursor: str | None) -> Page[Key]:
@@ -120,15 +128,23 @@ async def rotate_key(session: AsyncSession, actor: Actor, slug: str, key_id: str
     if before.status(now) != "active":
         raise RequestInvalid("An expired or revoked key cannot be rotated. Issue a new one.")
     draft = KeyDraft(before.name, tuple(before.scopes), before.expires_at)
-    issued = await _issue(session, actor, (tenant.id, slug), draft)
+    issued = await _make(session, tenant.id, draft)
     row.expires_at = min(now + overlap, before.expires_at or datetime.max.replace(tzinfo=UTC))
     await session.flush()
-    record(session, actor, Act("key.rotate", slug, key_id, show(before), show(read_key(row))))
+    after = show(read_key(row)) | {"replaced_by": show(issued.key)}
+    record(session, actor, Act("key.rotate", slug, key_id, show(before), after))
     return NewKey(issued.key, issued.text, key_id)
 
 
-async def revoke_key(session: AsyncSession, actor: Actor, slug: str, key_id: str, if_match: str | None = None) -> Key:
-    """Revoke a key at once; a key that is revoked already stays as it is.
+async def revoke_key(
+    session: AsyncSession,
+    actor: Actor,
+    slug: str,
+    key_id: str,
+    if_match: str | None = None,
+    running_uploads: RunningUploads = RunningUploads.FINISH,
+) -> Key:
+    """Revoke a key at once; a key that is revoked already stays as it is. Its uploads finish, or are cut on every host.
 
     Raises:
         TenantNotFound: there is no tenant of this slug.
@@ -139,13 +155,17 @@ async def revoke_key(session: AsyncSession, actor: Actor, slug: str, key_id: str
     row = await _get_row(session, tenant.id, key_id, is_locked=True)
     before = read_key(row)
     check_if_match(etag_of(before), if_match)
-    if before.revoked_at is not None:
+    is_cutting = running_uploads is RunningUploads.CUT
+    if before.revoked_at is not None and not is_cutting:
         return before
-    row.revoked_at = func.clock_timestamp()
-    await session.flush()
-    await session.refresh(row)
+    if before.revoked_at is None:
+        row.revoked_at = func.clock_timestamp()
+        await session.flush()
+        await session.refresh(row)
     after = read_key(row)
-    record(session, actor, Act("key.revoke", slug, key_id, show(before), show(after)))
+    record(session, actor, Act(KEY_ACTION, slug, key_id, show(before), show(after) | note_of(running_uploads)))
+    if is_cutting:
+        await ask_for_cut(session, Cut(slug, key_id))
     return after
 
 
@@ -162,11 +182,11 @@ def read_key(row: ApiKeyRow) -> Key:
     )
 
 
-async def _issue(session: AsyncSession, actor: Actor, owner: tuple[UUID, str], draft: KeyDraft) -> NewKey:
+async def _make(session: AsyncSession, tenant_id: UUID, draft: KeyDraft) -> NewKey:
     made = make_key()
     row = ApiKeyRow(
         id=made.id,
-        tenant_id=owner[0],
+        tenant_id=tenant_id,
         name=draft.name,
         secret_hash=made.secret_hash,
         scopes=[str(scope) for scope in ALL_SCOPES if scope in draft.scopes],
@@ -175,9 +195,7 @@ async def _issue(session: AsyncSession, actor: Actor, owner: tuple[UUID, str], d
     session.add(row)
     await session.flush()
     await session.refresh(row)
-    key = read_key(row)
-    record(session, actor, Act("key.issue", owner[1], key.id, after=show(key)))
-    return NewKey(key, made.text)
+    return NewKey(read_key(row), made.text)
 
 
 async def _get_row(session: AsyncSession, tenant_id: UUID, key_id: str, *, is_locked: bool = False) -> ApiKeyRow:

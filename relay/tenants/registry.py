@@ -22,6 +22,7 @@ from relay.destinations.registry import is_destination_name, merge_patch, stamp
 from relay.destinations.rows import DestinationRow
 from relay.errors import FieldError, RequestInvalid, TenantExists, TenantNotFound
 from relay.ledger.audit import Act, Actor, record
+from relay.tenants.cuts import Cut, RunningUploads, ask_for_cut, note_of
 from relay.tenants.rows import TenantRow
 from relay.tenants.tenant import Limits, Tenant, TenantStatus
 
@@ -132,16 +133,28 @@ async def lock_tenant(session: AsyncSession, slug: str) -> TenantRow:
     return row
 
 
-async def change_tenant(session: AsyncSession, actor: Actor, slug: str, changes: Mapping[str, Any], if_match: str | None = None) -> Tenant:
+async def change_tenant(
+    session: AsyncSession,
+    actor: Actor,
+    slug: str,
+    changes: Mapping[str, Any],
+    if_match: str | None = None,
+    running_uploads: RunningUploads = RunningUploads.FINISH,
+) -> Tenant:
     """Change members of a tenant: ``name status limits content_types default_destination``, as merge patch.
 
-    Members that ``changes`` does not name stay as they are; ``None`` puts a member back to its default.
+    Members that ``changes`` does not name stay as they are; ``None`` puts a member back to its default. Uploads that run
+    finish; those of a tenant that is disabled may be cut on every host.
 
     Raises:
         TenantNotFound: there is none of this slug.
         EtagMismatch: it changed since the caller read it.
         RequestInvalid: a member is wrong or cannot be changed.
     """
+    is_cutting = running_uploads is RunningUploads.CUT
+    if is_cutting and changes.get("status") != TenantStatus.DISABLED:
+        message = 'Only the uploads of a tenant that this very change disables can be cut: send "status": "disabled".'
+        raise RequestInvalid(errors=[FieldError(("query", "running_uploads"), "running_uploads_invalid", message)])
     row = await lock_tenant(session, slug)
     before = read_tenant(row, await _default_of(session, row))
     check_if_match(etag_of(before), if_match)
@@ -154,12 +167,22 @@ async def change_tenant(session: AsyncSession, actor: Actor, slug: str, changes:
         row.default_destination_id = await _find_default(session, row, wanted.default_destination)
     await stamp(session, row)
     after = read_tenant(row, wanted.default_destination)
-    record(session, actor, Act("tenant.change", slug, slug, show(before), show(after)))
+    record(session, actor, Act("tenant.change", slug, slug, show(before), show(after) | note_of(running_uploads)))
+    if is_cutting:
+        await ask_for_cut(session, Cut(slug))
     return after
 
 
-async def delete_tenant(session: AsyncSession, actor: Actor, slug: str, if_match: str | None = None) -> None:
+async def delete_tenant(
+    session: AsyncSession,
+    actor: Actor,
+    slug: str,
+    if_match: str | None = None,
+    running_uploads: RunningUploads = RunningUploads.FINISH,
+) -> None:
     """Delete a tenant for good: its keys stop, its slug stays taken, its entries stay in the ledger.
+
+    Uploads that run finish, or are cut on every host.
 
     Raises:
         TenantNotFound: there is none of this slug.
@@ -170,7 +193,9 @@ async def delete_tenant(session: AsyncSession, actor: Actor, slug: str, if_match
     check_if_match(etag_of(before), if_match)
     row.deleted_at = func.clock_timestamp()
     await stamp(session, row)
-    record(session, actor, Act("tenant.delete", slug, slug, before=show(before)))
+    record(session, actor, Act("tenant.delete", slug, slug, show(before), note_of(running_uploads) or None))
+    if running_uploads is RunningUploads.CUT:
+        await ask_for_cut(session, Cut(slug))
 
 
 def read_tenant(row: TenantRow, default_destination: str | None) -> Tenant:

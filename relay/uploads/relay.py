@@ -10,14 +10,15 @@
       end                  the rest of the answer
 
 However an attempt ends, its entry is finished once, here, with one outcome. The client can believe
-that its upload is done only after *finished* is in the journal.
+that its upload is done only after *finished* is in the journal. From *begun* until its delivery has settled an
+attempt stands in the register of what runs (``running``), and an operator may cut it.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -34,8 +35,9 @@ from relay.errors import (
     RelayError,
     RouteNotFound,
     ShuttingDown,
+    UploadCancelled,
 )
-from relay.ledger.entry import Entry, Outcome, now_us
+from relay.ledger.entry import Entry, Outcome, clean_objects, now_us
 from relay.ledger.journal import Journal
 from relay.ledger.refusals import Refusals
 from relay.protocols.paths import UploadPath, parse_path
@@ -50,6 +52,7 @@ from relay.tenants.admission import Admission
 from relay.tenants.tenant import Grant, Route
 from relay.uploads.answer import Answer
 from relay.uploads.body import RequestBody
+from relay.uploads.running import Run, Running
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +74,14 @@ class Order:
 class Relay:
     """What every attempt needs, wired once."""
 
-    def __init__(self, *, destinations: OpenDestinations, admission: Admission, journal: Journal, refusals: Refusals) -> None:
+    def __init__(
+        self, *, destinations: OpenDestinations, admission: Admission, journal: Journal, refusals: Refusals, running: Running
+    ) -> None:
         self.destinations = destinations
         self.admission = admission
         self.journal = journal
         self.refusals = refusals
+        self.running = running
         self.shutting_down = False
 
     def attempt(self, entry: Entry) -> "Attempt":
@@ -90,7 +96,7 @@ class Attempt:
         self._relay = relay
         self.entry = entry
         self._body: RequestBody | None = None
-        self._is_begun = False
+        self._run: Run | None = None
         self._is_finished = False
         self._is_cut = False
 
@@ -111,16 +117,16 @@ class Attempt:
         destination = self._relay.destinations.open(spec)
         item = make_item(order, rest)
         destination.check_item(item)
-        self._begin()
+        self._begin(body)
         async with destination.deliver(item, body) as delivery:
             last = await self._pass_on(delivery, body, answer)
         if not self._is_cut:
             with contextlib.suppress(TimeoutError):
                 await answer.end(last)
 
-    def _begin(self) -> None:
+    def _begin(self, body: RequestBody) -> None:
         self._relay.journal.begin(self.entry)
-        self._is_begun = True
+        self._run = self._relay.running.enter(self.entry, body)
         UPLOADS_RUNNING.inc()
 
     async def _pass_on(self, delivery: Delivery, body: RequestBody, answer: Answer) -> bytes:
@@ -174,6 +180,8 @@ class Attempt:
     async def _settle(self, delivery: Delivery, answer: Answer, last_bytes: int, *, is_early: bool) -> None:
         """Write *finished*: the whole body was handed over and the whole answer seen, or it was rejected early."""
         receipt = None if is_early else await delivery.settled()
+        if self._run is not None:
+            self._relay.running.settle(self._run)
         self.entry.client_left = self.entry.client_left or (not is_early and await answer.client_left())
         self.entry.bytes_out = answer.sent_bytes + (0 if self._is_cut else last_bytes)
         is_delivered = receipt is not None and delivery.status < 400
@@ -185,11 +193,13 @@ class Attempt:
         fault = self._fault_of(error)
         self.entry.code = fault.code
         self.entry.status = self.entry.status or fault.status
-        if not self._is_begun:
+        is_cut = self._run is not None and self._run.take_cut_back()
+        if self._run is None:
             await self._refuse()
         else:
             await self._finish(self._outcome_of(fault), None)
-        if fault is not error and isinstance(error, Exception):
+        # The client of an upload that was cut is told why; a task that the shutdown wants to end, too, ends.
+        if fault is not error and (is_cut or isinstance(error, Exception)):
             raise fault from error
 
     def _fault_of(self, error: BaseException | None) -> RelayError:
@@ -199,6 +209,8 @@ class Attempt:
         if isinstance(error, RelayError):
             return error
         if isinstance(error, asyncio.CancelledError):
+            if self._run is not None and self._run.is_cut:
+                return UploadCancelled()
             return ShuttingDown("Relay was shut down before this upload had ended.")
         logger.error("an upload failed unexpectedly", exc_info=error, extra={"fields": {"request_id": self.entry.request_id}})
         return InternalError()
@@ -208,12 +220,12 @@ class Attempt:
         match fault:
             case ClientGone():
                 return Outcome.CLIENT_GONE
-            case ClientFault() if is_untouched:
-                return Outcome.REFUSED
+            case UploadCancelled():
+                return Outcome.CANCELLED
             case DestinationBusy():
                 return Outcome.REFUSED
             case ClientFault():
-                return Outcome.CLIENT_FAULT
+                return Outcome.REFUSED if is_untouched else Outcome.CLIENT_FAULT
             case DependencyFault():
                 return Outcome.DESTINATION_FAILED
             case _:
@@ -230,6 +242,8 @@ class Attempt:
             self._note_receipt(receipt)
         self._is_finished = True
         UPLOADS_RUNNING.dec()
+        if self._run is not None:
+            self._relay.running.leave(self._run)
         await self._relay.journal.finish(self.entry)
 
     def _close_account(self, outcome: Outcome) -> None:
@@ -246,6 +260,7 @@ class Attempt:
         self.entry.bytes_delivered = receipt.bytes
         crc32c = {"crc32c": self._body.crc32c} if self._body is not None else {}
         self.entry.digests = {**crc32c, **receipt.digests}
+        self.entry.objects = clean_objects(map(asdict, receipt.objects))
         DELIVERED_BYTES.inc(receipt.bytes)
 
 

@@ -95,7 +95,7 @@ def cases(draw: st.DrawFn, operation: Any, existing: dict[str, str]) -> Any:
     case = draw(operation.as_strategy(generation_mode=mode))
     if draw(st.booleans()) and case.path_parameters:
         is_deletion = operation.definition.raw["operationId"] == "delete_tenant"
-        case.path_parameters.update({name: existing[name] for name in case.path_parameters if not is_deletion})
+        case.path_parameters.update({name: existing[name] for name in case.path_parameters if name in existing and not is_deletion})
     return case
 
 
@@ -105,7 +105,7 @@ def effort_of(**bounds: Any) -> settings:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_request_fails_or_is_answered_beyond_the_document(operation: Any, database_url: str) -> None:
-    explore(operation, database_url, effort_of(max_examples=15, derandomize=True))
+    explore(operation, database_url, effort_of(max_examples=8, derandomize=True))
 
 
 @pytest.mark.full

@@ -10,9 +10,10 @@ from uuid_utils.compat import uuid7
 
 from relay.api.admin.ledger import EntryPayload, LedgerParameters
 from relay.db.engine import Database
-from relay.ledger.accounts import ENTRY_LISTING, EntryFilter
+from relay.ledger.accounts import ENTRY_LISTING
 from relay.ledger.partitions import ensure_partition
 from relay.ledger.rows import LedgerRow
+from relay.ledger.searches import EntryFilter
 
 NOW = datetime.now(UTC).replace(microsecond=250_000)
 
@@ -106,8 +107,9 @@ async def test_a_walk_by_cursor_shows_each_entry_once_newest_first(admin: httpx.
         ("since=2026-01-01", "since"),
         ("since=0001-01-01T00:00:00%2B14:00", "since"),
         ("until=1767225600", "until"),
-        ("format=csv", "format"),
-        ("format=ndjson", "format"),
+        ("format=xml", "format"),
+        ("format=csv&limit=50", "limit"),
+        ("format=ndjson&cursor=x", "cursor"),
         ("tennant=acme", "tennant"),
         ("tenant=%00", "tenant"),
         ("path_prefix=%00", "path_prefix"),

@@ -180,7 +180,9 @@ FORGED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("listing", ["/tenants", "/tenants/acme/keys", "/tenants/acme/destinations", "/tenants/acme/routes", "/ledger"])
+@pytest.mark.parametrize(
+    "listing", ["/tenants", "/tenants/acme/keys", "/tenants/acme/destinations", "/tenants/acme/routes", "/ledger", "/usage", "/audit"]
+)
 async def test_a_forged_cursor_is_422_or_names_another_place(still: httpx.AsyncClient, listing: str) -> None:
     for key in FORGED:
         cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")

@@ -23,7 +23,7 @@ from relay.errors import (
     TenantExists,
     TenantNotFound,
 )
-from relay.ledger.audit import Actor, list_audit
+from relay.ledger.audit import Actor, AuditFilter, list_audit
 from relay.tenants import issued_keys, owned_destinations, registry, routing
 from relay.tenants.issued_keys import KeyDraft
 from relay.tenants.registry import TenantDraft
@@ -418,7 +418,7 @@ async def test_broken_cursor_is_refused_by_every_list(database: Database, cursor
                 await listing(session, "acme", 10, cursor)
             assert refused.value.errors[0].location == ("query", "cursor")
         with pytest.raises(RequestInvalid):
-            await list_audit(session, None, 10, cursor)
+            await list_audit(session, AuditFilter(), 10, cursor)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
@@ -444,9 +444,9 @@ async def test_every_change_has_its_audit_row_and_none_a_secret(database: Databa
         await registry.change_tenant(session, ACTOR, "acme", {"name": "new"})
         await registry.delete_tenant(session, ACTOR, "acme")
     async with database.transaction() as session:
-        records = (await list_audit(session, "acme", 500, None)).items
-        page = await list_audit(session, "acme", 4, None)
-        rest = await list_audit(session, "acme", 500, page.next)
+        records = (await list_audit(session, AuditFilter(tenant="acme"), 500, None)).items
+        page = await list_audit(session, AuditFilter(tenant="acme"), 4, None)
+        rest = await list_audit(session, AuditFilter(tenant="acme"), 500, page.next)
     assert [record.action for record in reversed(records)] == [
         "tenant.create",
         "destination.create",
@@ -476,5 +476,5 @@ async def test_change_that_is_rolled_back_leaves_no_audit_row(database: Database
     with pytest.raises(ZeroDivisionError):
         await _create_and_fail(database)
     async with database.transaction() as session:
-        assert (await list_audit(session, None, 10, None)).items == ()
+        assert (await list_audit(session, AuditFilter(), 10, None)).items == ()
         assert (await registry.list_tenants(session, 10, None)).items == ()

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.postgres import make_private_folder
+from tests.support.postgres import lay_out, make_private_folder
 from tests.support.processes import ROOT, Running, command_of, descendants_of, free_port, is_alive, is_open, poll, relay
 
 GONE_WITHIN_SECONDS = 2.0
@@ -25,16 +25,37 @@ KEYS = ["url", "tenant", "key", "admin-token", "upload", "forward", "ledger", "r
 pytestmark = pytest.mark.timeout(90)
 
 
-@pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    """Settings of a demo with a data directory and ports of its own."""
-    folder = make_private_folder()
-    yield {
-        "RELAY_DATA_DIR": str(folder),
+def make_environment() -> dict[str, str]:
+    return {
+        "RELAY_DATA_DIR": str(make_private_folder()),
         "RELAY_LISTEN": f"127.0.0.1:{free_port()}",
         "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}",
     }
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@pytest.fixture
+def empty() -> Iterator[dict[str, str]]:
+    """Settings of a demo with ports and an empty data directory of its own."""
+    made = make_environment()
+    yield made
+    subprocess.run(["rm", "-rf", made["RELAY_DATA_DIR"]], check=True)
+
+
+@pytest.fixture
+def environment(empty: dict[str, str]) -> dict[str, str]:
+    """The same, and the database is there: not every test has to wait for initdb and migrations."""
+    lay_out(Path(empty["RELAY_DATA_DIR"]), is_migrated=True)
+    return empty
+
+
+@pytest.fixture(scope="module")
+def running_demo() -> Iterator[tuple[Running, dict[str, str]]]:
+    """A demo for tests that leave it as it is, and its settings."""
+    made = make_environment()
+    lay_out(Path(made["RELAY_DATA_DIR"]), is_migrated=True)
+    with demo(made) as (running, _):
+        yield running, made
+    subprocess.run(["rm", "-rf", made["RELAY_DATA_DIR"]], check=True)
 
 
 @contextmanager
@@ -80,7 +101,8 @@ def readme(tmp_path: Path) -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the printed lines use curl: install it, e.g. with `apt-get install curl`")
-def test_printed_lines_work_and_the_second_start_keeps_everything(environment: dict[str, str], tmp_path: Path, readme: bytes) -> None:
+def test_printed_lines_work_and_the_second_start_keeps_everything(empty: dict[str, str], tmp_path: Path, readme: bytes) -> None:
+    environment = empty
     with demo(environment) as (running, first):
         assert re.fullmatch(r"started in \d+\.\d s", running.lines[-len(KEYS) - 1])
         assert httpx.get(f"{first['url']}/readyz").status_code == 200
@@ -136,15 +158,17 @@ def test_whoever_else_dies_is_replaced(environment: dict[str, str], readme: byte
         assert running.process.poll() is None
 
 
-def test_busy_port_of_the_upstream_is_named(environment: dict[str, str]) -> None:
+def test_busy_port_of_the_upstream_is_named(empty: dict[str, str]) -> None:
+    environment = empty
     with socket.create_server(("127.0.0.1", ports(environment)[1])), relay("demo", environment=environment) as running:
         assert running.wait() == 1
         assert running.errors[-1].startswith(f"error: RELAY_DEMO_UPSTREAM_LISTEN {environment['RELAY_DEMO_UPSTREAM_LISTEN']} is in use.")
 
 
-def test_second_demo_on_the_same_data_is_refused(environment: dict[str, str]) -> None:
+def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, dict[str, str]]) -> None:
+    first, environment = running_demo
     others = {"RELAY_LISTEN": "127.0.0.1:0", "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}"}
-    with demo(environment) as (first, _), relay("demo", environment={**environment, **others}) as second:
+    with relay("demo", environment={**environment, **others}) as second:
         assert second.wait() == 1
         assert "Another process runs the embedded Postgres" in second.errors[-1]
         assert first.process.poll() is None
@@ -176,17 +200,20 @@ def test_demo_ends_with_the_process_that_started_it(environment: dict[str, str])
             parent.stdout.close()
 
 
-def test_commands_join_the_postgres_of_a_running_demo(environment: dict[str, str]) -> None:
-    with demo(environment):
-        joined = {"RELAY_LISTEN": "127.0.0.1:1"}
-        with relay("tenant", "show", "demo", "--json", "--data-dir", environment["RELAY_DATA_DIR"], environment=joined) as command:
-            assert command.wait() == 0
-            assert '"slug": "demo"' in command.told()
-        with relay("destination", "check", "demo", "disk", "--data-dir", environment["RELAY_DATA_DIR"], environment=joined) as command:
-            assert command.wait() == 0, command.told()
+def test_commands_join_the_postgres_of_a_running_demo(running_demo: tuple[Running, dict[str, str]]) -> None:
+    joined, data_dir = {"RELAY_LISTEN": "127.0.0.1:1"}, running_demo[1]["RELAY_DATA_DIR"]
+    with (
+        relay("tenant", "show", "demo", "--json", "--data-dir", data_dir, environment=joined) as show,
+        relay("destination", "check", "demo", "disk", "--data-dir", data_dir, environment=joined) as check,
+    ):
+        assert show.wait() == 0
+        assert '"slug": "demo"' in show.told()
+        assert check.wait() == 0, check.told()
 
 
-def test_embedded_serve_migrates_by_itself_and_stops_cleanly(environment: dict[str, str]) -> None:
+def test_embedded_serve_migrates_by_itself_and_stops_cleanly(empty: dict[str, str]) -> None:
+    environment = empty
+    lay_out(Path(environment["RELAY_DATA_DIR"]))
     settings = {**environment, "RELAY_DATABASE_URL": "embedded", "RELAY_ADMIN_TOKEN": "operator"}
     with relay("serve", "--workers", "2", environment=settings) as running:
         running.wait_for_line("^listening on .* 2 workers", 60)
@@ -198,7 +225,7 @@ def test_embedded_serve_migrates_by_itself_and_stops_cleanly(environment: dict[s
         assert_nothing_is_left(pids, environment)
 
 
-def test_serve_refuses_an_older_schema_and_names_the_command(empty_database_url: str, environment: dict[str, str]) -> None:
-    with relay("serve", environment={**environment, "RELAY_DATABASE_URL": empty_database_url}) as running:
+def test_serve_refuses_an_older_schema_and_names_the_command(empty_database_url: str, empty: dict[str, str]) -> None:
+    with relay("serve", environment={**empty, "RELAY_DATABASE_URL": empty_database_url}) as running:
         assert running.wait(60) == 1
         assert any("Run 'relay migrate'" in line for line in running.errors), running.told()

@@ -120,8 +120,8 @@ async def test_second_start_keeps_the_data(postgres: EmbeddedPostgres, data_dir:
         again.stop()
 
 
-async def test_durable_one_writes_for_good(empty_dir: Path) -> None:
-    durable = EmbeddedPostgres(empty_dir)
+async def test_durable_one_writes_for_good(data_dir: Path) -> None:
+    durable = EmbeddedPostgres(data_dir)
     try:
         url = durable.start()
         assert await query(url, "SHOW fsync") == "on"
@@ -243,6 +243,8 @@ async def test_failing_statement_is_not_logged_with_its_values(postgres: Embedde
 
 @pytest.mark.parametrize("name", ["d" * 120, "with, comma 'and' quote"])
 async def test_data_dir_that_no_socket_fits_gets_one_elsewhere(empty_dir: Path, name: str) -> None:
+    (empty_dir / name).mkdir()
+    lay_out(empty_dir / name)
     postgres = EmbeddedPostgres(empty_dir / name, is_durable=False)
     folder = None
     try:

@@ -95,7 +95,7 @@ def test_worker_whose_background_work_failed_is_replaced(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_ends_everything_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
-    with serving(tmp_path) as (running, port):
+    with serving(tmp_path, workers=1) as (running, port):
         pids = descendants_of(running.pid)
         os.kill(running.pid, number)
         assert running.wait() == 0
@@ -172,10 +172,14 @@ def test_busy_admin_port_is_named_too(tmp_path: Path) -> None:
             assert running.errors[0].startswith(f"error: RELAY_ADMIN_LISTEN {busy} is in use.")
 
 
-def test_admin_side_may_have_a_port_of_its_own(tmp_path: Path) -> None:
+def test_admin_side_may_have_a_port_of_its_own_and_secrets_stand_on_no_command_line(tmp_path: Path) -> None:
     admin = free_port()
-    with serving(tmp_path, workers=1, RELAY_ADMIN_LISTEN=f"127.0.0.1:{admin}") as (_, port):
+    more = {"RELAY_ADMIN_LISTEN": f"127.0.0.1:{admin}", "RELAY_ADMIN_TOKEN": "not-for-ps"}
+    with serving(tmp_path, workers=1, **more) as (running, port):
         assert pid_of_worker(admin) == pid_of_worker(port)
+        commands = [command_of(pid) for pid in (running.pid, *descendants_of(running.pid))]
+        assert all(commands)
+        assert "not-for-ps" not in json.dumps(commands)
 
 
 @pytest.mark.parametrize(
@@ -226,10 +230,3 @@ def test_metrics_of_dead_runs_are_removed_and_those_of_running_ones_kept(tmp_pat
             assert len(list((tmp_path / "metrics").iterdir())) == 2
         os.kill(second.pid, signal.SIGTERM)
         assert second.wait() == 0
-
-
-def test_secrets_stand_on_no_command_line(tmp_path: Path) -> None:
-    with serving(tmp_path, workers=1, RELAY_ADMIN_TOKEN="not-for-ps") as (running, _):
-        commands = [command_of(pid) for pid in (running.pid, *descendants_of(running.pid))]
-        assert all(commands)
-        assert "not-for-ps" not in json.dumps(commands)

@@ -104,9 +104,13 @@ class CommandLine:
 
     async def show(self, *arguments: str) -> Any:
         """The object that a command prints."""
-        result = await asyncio.to_thread(self._runner.invoke, commands, [*arguments, "--json"])
+        return json.loads(await self.run(*arguments, "--json") or "null")
+
+    async def run(self, *arguments: str) -> str:
+        """What a command prints."""
+        result = await asyncio.to_thread(self._runner.invoke, commands, arguments)
         assert result.exit_code == 0, result.output
-        return json.loads(result.stdout or "null")
+        return result.stdout
 
 
 async def test_a_tenants_life_on_the_command_line_is_the_same(database_url: str, tmp_path: Path) -> None:

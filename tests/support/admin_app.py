@@ -4,16 +4,21 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
 
 from relay.api import admin, openapi, problems
+from relay.api.middleware import RequestMiddleware
 from relay.db.engine import Database
 from relay.destinations.destination import Destination, DestinationSpec, Finding
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured
 from relay.settings import Settings, load_settings
+from relay.uploads.live import Live
+from relay.uploads.live_folder import LiveFolder
+from relay.uploads.siblings import Siblings
 
 TOKEN = "operator-token-of-the-tests"
 SECRET_KEY = "k1:" + base64.b64encode(bytes(range(32))).decode()
@@ -52,6 +57,7 @@ class Parts:
     settings: Settings = field(default_factory=lambda: load_settings({"RELAY_ADMIN_TOKEN": TOKEN, "RELAY_SECRET_KEY": SECRET_KEY}))
     destinations: CheckedDestinations = field(default_factory=CheckedDestinations)
     directory: ForgottenTenants = field(default_factory=ForgottenTenants)
+    live: Live = field(default_factory=lambda: Live(Siblings(LiveFolder(Path("nowhere")))))
 
     @property
     def sealer(self) -> Sealer:
@@ -59,10 +65,11 @@ class Parts:
 
 
 def make_admin_app(parts: Parts) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     problems.install(app)
     admin.install(app)
     openapi.install(app)
+    app.add_middleware(RequestMiddleware, trusted=parts.settings.trusted)
     app.state.services = parts
     return app
 

@@ -44,9 +44,21 @@ def _pristine() -> Path:
     return folder
 
 
-def lay_out(data_dir: Path) -> None:
+@functools.cache
+def _migrated() -> Path:
+    """The same, its own database migrated."""
+    folder = make_private_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    lay_out(folder)
+    server = EmbeddedPostgres(folder, is_durable=False)
+    migrate_apart(server.start())
+    server.stop()
+    return folder
+
+
+def lay_out(data_dir: Path, *, is_migrated: bool = False) -> None:
     """Put a fresh cluster below ``data_dir``, ready to start: a copy takes a tenth of the time of initdb."""
-    shutil.copytree(_pristine() / "postgres", data_dir / "postgres")
+    shutil.copytree((_migrated() if is_migrated else _pristine()) / "postgres", data_dir / "postgres")
 
 
 def url_of(url: str, database: str) -> str:

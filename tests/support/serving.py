@@ -100,7 +100,10 @@ class ServedRelay:
 
 @contextlib.asynccontextmanager
 async def serve_relay(folder: Path, *, workers: int, **variables: str) -> AsyncIterator[ServedRelay]:
-    """Run ``relay serve`` with everything below ``folder``; ``variables`` are more ``RELAY_*`` settings."""
+    """Run ``relay serve`` with everything below ``folder``; ``variables`` are more ``RELAY_*`` settings.
+
+    ``PYTHONPATH`` among them is the folder of another release's code: that one runs.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{free.getsockname()[1]}"
@@ -119,7 +122,9 @@ async def serve_relay(folder: Path, *, workers: int, **variables: str) -> AsyncI
         **variables,
     }
     command = (sys.executable, "-m", "relay", "serve", "--workers", str(workers))
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=variables.get("PYTHONPATH"), env=environment, stdout=asyncio.subprocess.PIPE
+    )
     try:
         async with asyncio.timeout(START_SECONDS):
             line = await process.stdout.readline() if process.stdout else b""

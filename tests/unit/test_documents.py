@@ -16,14 +16,11 @@ from relay.cli import relay
 from relay.errors import RelayError
 from relay.ledger.accounts import ENTRY_LISTING
 from relay.ledger.entry import Outcome
-from relay.settings import INJECTED_BY_KUBERNETES, is_secret, variables
+from relay.settings import CLIENT_VARIABLES, INJECTED_BY_KUBERNETES, is_secret, variables
+from tests.support.documents import INLINE, PAGES, ROOT, commands, prose, read, shown
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SOURCES = ("relay", "tests", "migrations")
 
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 VARIABLE = re.compile(r"(?<![A-Z_])RELAY_[A-Z][A-Z_]*[A-Z]")
@@ -33,20 +30,7 @@ OUR_PATH = re.compile(r"(?:relay|tests|docs|migrations)/[\w./-]*")
 COMMAND_PREFIX = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?=(?:relay|make) )")
 
 
-def shown(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
 every_page = pytest.mark.parametrize("page", PAGES, ids=shown)
-
-
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def prose(page: Path) -> str:
-    """The page without what stands between fences."""
-    return FENCE.sub("", read(page))
 
 
 def anchors(page: Path) -> set[str]:
@@ -79,12 +63,10 @@ def statuses() -> dict[str, int]:
 
 def command_lines(page: Path) -> Iterator[tuple[str, bool]]:
     """Every ``relay …`` and ``make …`` of a page; the flag says that it stands in a fence, to be pasted as it is."""
-    for language, text in FENCE.findall(read(page)):
-        if language in {"sh", "console"}:
-            for line in text.replace("\\\n", " ").splitlines():
-                bare = line.removeprefix("$ ")
-                if COMMAND_PREFIX.match(bare):
-                    yield COMMAND_PREFIX.sub("", bare), True
+    for command in commands(page):
+        bare = command.text.replace("\\\n", " ")
+        if COMMAND_PREFIX.match(bare):
+            yield COMMAND_PREFIX.sub("", bare), True
     for span in INLINE.findall(prose(page)):
         if COMMAND_PREFIX.match(span):
             yield COMMAND_PREFIX.sub("", span), False
@@ -158,7 +140,7 @@ def linked_from(page: Path) -> Iterator[Path]:
 def test_every_variable_is_a_setting(page: Path) -> None:
     known = dict(variables())
     files = {f"{name}_FILE" for name, field in known.items() if is_secret(field)}
-    unknown = {name for name in VARIABLE.findall(read(page)) if name not in known and name not in files}
+    unknown = {name for name in VARIABLE.findall(read(page)) if name not in known and name not in files and name not in CLIENT_VARIABLES}
     assert not {name for name in unknown if not name.startswith(tuple(prefix.rstrip("_") for prefix in INJECTED_BY_KUBERNETES))}
 
 

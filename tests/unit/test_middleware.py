@@ -31,6 +31,7 @@ async def answered(path: str, port: int, *, admin_listen: str | None) -> int:
         ("/admin/v1/tenants", 404, 200),
         ("/metrics", 404, 200),
         ("/openapi.json", 404, 200),
+        ("/docs", 404, 200),
         ("/upload/a", 200, 404),
         ("/livez", 200, 200),
         ("/readyz", 200, 200),

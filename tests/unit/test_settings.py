@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.settings import SettingsInvalid, is_secret, load_settings, parse_listen, variables
+from relay.settings import SettingsInvalid, digest_token, is_secret, load_settings, parse_listen, variables
 
 KEY = base64.b64encode(b"k" * 32).decode()
 
@@ -17,7 +17,7 @@ def test_nothing_set_is_the_documented_default() -> None:
     assert settings.listen == "127.0.0.1:8000"
     assert settings.data.dir == Path(".relay")
     assert settings.database.url is None
-    assert settings.admin.token is None
+    assert settings.admin.operators() == ()
     assert settings.egress.allow == ()
     assert settings.upload.idle_timeout == timedelta(seconds=60)
 
@@ -81,9 +81,11 @@ def test_bad_value_stops_the_start_and_names_the_variable(name: str, value: str)
 def test_secret_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("of-a-file\n")
-    token = load_settings({"RELAY_ADMIN_TOKEN_FILE": str(file)}).admin.token
-    assert token is not None
-    assert token.get_secret_value() == "of-a-file"
+    assert [token.digest for token in load_settings({"RELAY_ADMIN_TOKEN_FILE": str(file)}).admin.token] == [digest_token(b"of-a-file")]
+    file.write_text("postgresql://of/a-file\n")
+    url = load_settings({"RELAY_DATABASE_URL_FILE": str(file)}).database.url
+    assert url is not None
+    assert url.get_secret_value() == "postgresql://of/a-file"
 
 
 def test_secret_from_a_file_and_from_the_environment_is_refused(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_secrets_are_never_shown() -> None:
-    secrets = {name: "hush" for name, field in variables() if is_secret(field)}
+    secrets = {name: f"hush-{name}" for name, field in variables() if is_secret(field)}
     assert len(secrets) >= 4
     assert "hush" not in repr(load_settings(secrets))
 

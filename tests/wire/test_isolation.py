@@ -21,9 +21,9 @@ from tests.support.running_relay import RunningRelay, TestTenant, running_relay
 from tests.support.upstreams import Conduct, Upstream
 from tests.support.waiting import until
 
-STALLED = 200
+STALLED = 100
 BLOCKED = 20
-VANISHING = 500
+VANISHING = 250
 SLOWER_AT_MOST = 5
 SLACK_SECONDS = 0.1
 """For the machine: what one pause of it adds to a median of a few milliseconds."""

@@ -6,9 +6,9 @@ changed, and how, is the registries' business, which the command line calls as w
 
 from fastapi import FastAPI
 
-from relay.api.admin import destinations, keys, ledger, routes, tenants
+from relay.api.admin import audit, destinations, keys, ledger, live, routes, tenants, usage
 
-NOUNS = (tenants, keys, destinations, routes, ledger)
+NOUNS = (tenants, keys, destinations, routes, live, ledger, usage, audit)
 
 
 def install(app: FastAPI) -> None:

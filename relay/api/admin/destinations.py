@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from relay.api.admin.operators import ALWAYS, WITH_DOCUMENT, OperatorDesk, operator_router
 from relay.api.admin.payloads import Document, IfMatch, Listing, PageQuery, Payload, UtcTime
+from relay.api.contract import TIME
 from relay.api.openapi import ADMIN_PREFIX, MADE, SHOWN, declare
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.registry import DestinationChange, DestinationDraft, etag_of
@@ -28,7 +29,21 @@ HTTP_EXAMPLE: dict[str, Any] = {
     "name": "main",
     "kind": "http",
     "config": {"base_url": "https://files.example.com/inbox"},
-    "secrets": {"headers": {"Authorization": "Bearer …"}},
+    "secrets": {"headers": {"Authorization": "Bearer 9f86d081"}},
+}
+SHOWN_EXAMPLE: dict[str, Any] = {
+    "name": "main",
+    "kind": "http",
+    "config": {
+        "base_url": "https://files.example.com/inbox",
+        "connect_timeout_seconds": 5.0,
+        "idle_timeout_seconds": 60.0,
+        "total_timeout_seconds": None,
+        "max_connections": 100,
+    },
+    "secret_names": ["Authorization"],
+    "created_at": TIME,
+    "updated_at": TIME,
 }
 DISK_EXAMPLE: dict[str, Any] = {"name": "archive", "kind": "disk", "config": {"directory": "acme", "overwrite": "refuse"}}
 
@@ -60,6 +75,8 @@ class DestinationPatch(Document):
 class DestinationPayload(Payload):
     """A destination, with the names of its credentials."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [SHOWN_EXAMPLE]})
+
     name: str
     kind: Kind
     config: dict[str, Any]
@@ -84,6 +101,15 @@ class DestinationPayload(Payload):
 
 class FindingPayload(Payload):
     """What the check of a destination found."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"ok": True, "code": None, "detail": "The destination answered 200.", "checked_at": TIME},
+                {"ok": False, "code": "egress_denied", "detail": "The address is not permitted.", "checked_at": TIME},
+            ]
+        }
+    )
 
     ok: bool
     code: str | None

@@ -1,21 +1,35 @@
 """``/admin/v1/tenants/{slug}/keys``: one function per verb. A key's text is shown when it is made, and never again."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from fastapi import Response
 from pydantic import ConfigDict, Field
 
 from relay.api.admin.operators import ALWAYS, WITH_DOCUMENT, OperatorDesk, operator_router
-from relay.api.admin.payloads import Document, GivenTime, IfMatch, Listing, PageQuery, Payload, UtcTime
+from relay.api.admin.payloads import Document, GivenTime, IfMatch, Listing, PageQuery, Payload, UtcTime, WhatRuns
+from relay.api.contract import TIME
 from relay.api.openapi import ADMIN_PREFIX, MADE, SHOWN, declare
 from relay.errors import EtagMismatch, KeyNotFound, TenantNotFound
 from relay.tenants import issued_keys
+from relay.tenants.cuts import RunningUploads
 from relay.tenants.issued_keys import ALL_SCOPES, KeyDraft, NewKey, etag_of
 from relay.tenants.tenant import Key
 
 ScopeName = Literal["upload", "read"]
 YEAR_SECONDS = 366 * 86_400
+
+
+EXAMPLE: dict[str, Any] = {
+    "id": "k3a9x0q2m7b1c5d8",
+    "name": "laptop",
+    "scopes": ["upload"],
+    "status": "active",
+    "created_at": TIME,
+    "expires_at": None,
+    "last_used_at": None,
+}
+ISSUED = EXAMPLE | {"key": f"rk_{EXAMPLE['id']}_…"}
 
 
 class KeyDocument(Document):
@@ -31,11 +45,15 @@ class KeyDocument(Document):
 class RotationDocument(Document):
     """How long the old key goes on working beside the new one."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 86_400}]})
+
     overlap_seconds: int = Field(3_600, ge=0, le=YEAR_SECONDS)
 
 
 class KeyPayload(Payload):
     """A key, without its text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     id: str
     name: str | None
@@ -54,6 +72,8 @@ class KeyPayload(Payload):
 class IssuedKeyPayload(KeyPayload):
     """A key that was just made: the only time that its text is shown."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [ISSUED]})
+
     key: str
 
     @classmethod
@@ -64,6 +84,8 @@ class IssuedKeyPayload(KeyPayload):
 
 class RotatedKeyPayload(IssuedKeyPayload):
     """A key that was just made in place of another one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ISSUED | {"replaces": "b2r8s5t1u9v4w7x0"}]})
 
     replaces: str
 
@@ -106,10 +128,12 @@ async def get_key(slug: str, key_id: str, desk: OperatorDesk, response: Response
 @router.delete(
     "/{key_id}", status_code=204, operation_id="revoke_key", responses=declare(*ALWAYS, TenantNotFound, KeyNotFound, EtagMismatch)
 )
-async def revoke_key(slug: str, key_id: str, desk: OperatorDesk, if_match: IfMatch = None) -> None:
+async def revoke_key(
+    slug: str, key_id: str, desk: OperatorDesk, if_match: IfMatch = None, running_uploads: WhatRuns = RunningUploads.FINISH
+) -> None:
     """Revoke a key at once; it stays in the listing."""
     async with desk.transaction() as session:
-        await issued_keys.revoke_key(session, desk.actor, slug, key_id, if_match)
+        await issued_keys.revoke_key(session, desk.actor, slug, key_id, if_match, running_uploads)
 
 
 @router.post(

@@ -1,19 +1,18 @@
 """Who may use the admin side, and what a request of theirs works with.
 
 ``OperatorRoute`` is the class of every admin route. It checks the operator's token first, then what the
-address says, and only then reads the body: nobody without the token makes Relay read or parse anything.
+address says, and only then reads the body: nobody without a token makes Relay read or parse anything, and
+nobody whose token may only read makes it read a body.
 """
 
-import hashlib
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.api.admin.documents import check_storable, read_document
@@ -22,15 +21,26 @@ from relay.api.problems import context_of
 from relay.db.engine import Database
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.sealing import Sealer
-from relay.errors import ContentTypeRefused, DatabaseUnavailable, OperatorTokenInvalid, RelayError, RequestInvalid, UploadTooLarge
+from relay.errors import (
+    ContentTypeRefused,
+    DatabaseUnavailable,
+    OperatorReadOnly,
+    OperatorTokenInvalid,
+    RelayError,
+    RequestInvalid,
+    UploadTooLarge,
+)
 from relay.ledger.audit import Actor
-from relay.settings import Settings
+from relay.settings import OperatorToken, Settings, digest_token
+from relay.uploads.live import Live
 
 ALWAYS: tuple[type[RelayError], ...] = (OperatorTokenInvalid, RequestInvalid, DatabaseUnavailable)
-"""What every operation may answer; to be declared with it."""
+"""What every operation may answer; to be declared with it. What changes something answers ``OperatorReadOnly``, too."""
 
 WITH_DOCUMENT: tuple[type[RelayError], ...] = (*ALWAYS, ContentTypeRefused, UploadTooLarge)
 """The same for one that reads a document."""
+
+READING_METHODS = ("GET", "HEAD")
 
 
 class OpenDestinations(Protocol):
@@ -58,6 +68,8 @@ class Parts(Protocol):
     def destinations(self) -> OpenDestinations: ...
     @property
     def directory(self) -> Directory: ...
+    @property
+    def live(self) -> Live: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +86,32 @@ class Desk:
 
 async def open_desk(request: Request) -> Desk:
     """Give an endpoint its desk. The operator was authenticated by ``OperatorRoute`` before."""
-    return Desk(Actor("operator", context_of(request.scope).request_id), request.app.state.services)
+    operator: OperatorToken = request.state.operator
+    return Desk(Actor(operator.actor, context_of(request.scope).request_id), request.app.state.services)
 
 
 OperatorDesk = Annotated[Desk, Depends(open_desk)]
 
 
-def check_operator(request: Request, token: SecretStr | None) -> None:
-    """Compare the request's token with the configured one, in a time that tells nothing.
+def authenticate_operator(request: Request, operators: Sequence[OperatorToken]) -> OperatorToken:
+    """Compare the request's token with all that are configured, in a time that tells nothing of which it was.
 
     Raises:
         OperatorTokenInvalid: missing, wrong, ambiguous, or none is configured.
+        OperatorReadOnly: it is one that may only read, and the request may change something.
     """
-    expected = token.get_secret_value() if token is not None else ""
     given = request.headers.getlist("authorization")
-    scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    # An empty token is none: it must not be matched by an empty field.
-    is_valid = hmac.compare_digest(_digest(credentials.strip()), _digest(expected)) and expected != ""
-    if scheme.lower() != "bearer" or not is_valid:
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    digest = digest_token(token.strip(" \t").encode("latin-1"))  # the bytes as they were sent
+    found: OperatorToken | None = None
+    for operator in operators:  # to the end, whichever fits
+        if hmac.compare_digest(digest, operator.digest):
+            found = operator
+    if scheme.lower() != "bearer" or found is None:
         raise OperatorTokenInvalid
+    if found.is_read_only and request.method not in READING_METHODS:
+        raise OperatorReadOnly
+    return found
 
 
 class DocumentRequest(Request):
@@ -119,7 +138,7 @@ class OperatorRoute(APIRoute):
 
         async def authenticate_then_answer(request: Request) -> Response:
             parts: Parts = request.app.state.services
-            check_operator(request, parts.settings.admin.token)
+            request.state.operator = authenticate_operator(request, parts.settings.admin.operators())
             check_storable(dict(request.path_params), ("path",))
             check_storable(dict(request.query_params), ("query",))
             document = await read_document(request) if self.body_field is not None else None
@@ -134,7 +153,3 @@ class OperatorRoute(APIRoute):
 def operator_router(path: str, tag: str) -> APIRouter:
     """Make the router of one noun below the admin prefix."""
     return APIRouter(prefix=ADMIN_PREFIX + path, tags=[tag], route_class=OperatorRoute, strict_content_type=False)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -13,6 +13,7 @@ from fastapi import Header, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from relay.db.cursors import LIMIT_DEFAULT, LIMIT_MOST, Page
+from relay.tenants.cuts import RunningUploads
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -35,7 +36,11 @@ def parse_time(value: object) -> datetime:
 
 GivenTime = Annotated[datetime, BeforeValidator(parse_time)]
 UtcTime = Annotated[datetime, AfterValidator(parse_time)]
-IfMatch = Annotated[str | None, Header(description="Change the object only if this is still its ETag; else 412.")]
+IfMatch = Annotated[str | None, Header(alias="If-Match")]
+
+WhatRuns = Annotated[
+    RunningUploads, Query(description="What becomes of the uploads that run: they finish, or are cut on every host within a second.")
+]
 
 
 class Document(BaseModel):
@@ -55,8 +60,8 @@ class PageParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: int = Field(LIMIT_DEFAULT, ge=1, le=LIMIT_MOST, description="Items on a page.")
-    cursor: str | None = Field(None, description="The `next` of the page before.")
+    limit: int = Field(LIMIT_DEFAULT, ge=1, le=LIMIT_MOST)
+    cursor: str | None = None
 
 
 PageQuery = Annotated[PageParameters, Query()]

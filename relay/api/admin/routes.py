@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from relay.api.admin.operators import ALWAYS, WITH_DOCUMENT, OperatorDesk, operator_router
 from relay.api.admin.payloads import Document, IfMatch, Listing, PageQuery, Payload
+from relay.api.contract import REQUEST_ID
 from relay.api.openapi import ADMIN_PREFIX, MADE, SHOWN, declare
 from relay.errors import EtagMismatch, RouteExists, RouteNotFound, TenantNotFound
 from relay.tenants import routing
@@ -29,6 +30,10 @@ class RouteDocument(Document):
 class RoutePayload(Payload):
     """A path prefix and the destination that it leads to."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": REQUEST_ID, "prefix": "photos", "destination": "main", "strip_prefix": False}]}
+    )
+
     id: UUID
     prefix: str
     destination: str
@@ -41,6 +46,7 @@ class RoutePayload(Payload):
 
 
 router = operator_router("/tenants/{slug}/routes", "routes")
+NEW = MADE[201] | {"model": RoutePayload, "description": "A route that was just made."}
 
 
 @router.post("", status_code=201, operation_id="create_route", responses=MADE | declare(*WITH_DOCUMENT, TenantNotFound, RouteExists))
@@ -71,7 +77,7 @@ async def get_route(slug: str, route_id: UUID, desk: OperatorDesk, response: Res
 @router.put(
     "/{route_id}",
     operation_id="set_route",
-    responses=SHOWN | {201: MADE[201] | {"model": RoutePayload}} | declare(*WITH_DOCUMENT, TenantNotFound, RouteExists, EtagMismatch),
+    responses=SHOWN | {201: NEW} | declare(*WITH_DOCUMENT, TenantNotFound, RouteExists, EtagMismatch),
 )
 async def set_route(
     slug: str, route_id: UUID, document: RouteDocument, desk: OperatorDesk, response: Response, *, if_match: IfMatch = None

@@ -6,12 +6,25 @@ from fastapi import Response
 from pydantic import ConfigDict, Field
 
 from relay.api.admin.operators import ALWAYS, WITH_DOCUMENT, OperatorDesk, operator_router
-from relay.api.admin.payloads import Document, IfMatch, Listing, PageQuery, Payload, UtcTime
+from relay.api.admin.payloads import Document, IfMatch, Listing, PageQuery, Payload, UtcTime, WhatRuns
+from relay.api.contract import TIME
 from relay.api.openapi import ADMIN_PREFIX, MADE, SHOWN, declare
 from relay.errors import EtagMismatch, TenantExists, TenantNotFound
 from relay.tenants import registry
+from relay.tenants.cuts import RunningUploads
 from relay.tenants.registry import TenantDraft, etag_of
 from relay.tenants.tenant import Limits, Tenant
+
+EXAMPLE: dict[str, Any] = {
+    "slug": "acme",
+    "name": "Acme Ltd",
+    "status": "active",
+    "limits": {"max_upload_bytes": None},
+    "content_types": ["image/*"],
+    "default_destination": "main",
+    "created_at": TIME,
+    "updated_at": TIME,
+}
 
 
 class LimitsDocument(Document):
@@ -56,6 +69,8 @@ class LimitsPayload(Payload):
 
 class TenantPayload(Payload):
     """A tenant."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     slug: str
     name: str | None
@@ -119,17 +134,22 @@ async def get_tenant(slug: str, desk: OperatorDesk, response: Response) -> Tenan
 
 @router.patch("/{slug}", operation_id="change_tenant", responses=SHOWN | declare(*WITH_DOCUMENT, TenantNotFound, EtagMismatch))
 async def change_tenant(
-    slug: str, document: TenantPatch, desk: OperatorDesk, response: Response, if_match: IfMatch = None
+    slug: str,
+    document: TenantPatch,
+    desk: OperatorDesk,
+    response: Response,
+    if_match: IfMatch = None,
+    running_uploads: WhatRuns = RunningUploads.FINISH,
 ) -> TenantPayload:
     """Change a tenant (RFC 7396); `{"status": "disabled"}` shuts its door at once."""
     async with desk.transaction() as session:
-        tenant = await registry.change_tenant(session, desk.actor, slug, document.members(), if_match)
+        tenant = await registry.change_tenant(session, desk.actor, slug, document.members(), if_match, running_uploads)
     response.headers["ETag"] = etag_of(tenant)
     return TenantPayload.of(tenant)
 
 
 @router.delete("/{slug}", status_code=204, operation_id="delete_tenant", responses=declare(*ALWAYS, TenantNotFound, EtagMismatch))
-async def delete_tenant(slug: str, desk: OperatorDesk, if_match: IfMatch = None) -> None:
+async def delete_tenant(slug: str, desk: OperatorDesk, if_match: IfMatch = None, running_uploads: WhatRuns = RunningUploads.FINISH) -> None:
     """Delete a tenant for good: its keys stop, its slug stays taken, its ledger stays."""
     async with desk.transaction() as session:
-        await registry.delete_tenant(session, desk.actor, slug, if_match)
+        await registry.delete_tenant(session, desk.actor, slug, if_match, running_uploads)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.destinations.config import name_secrets, parse_config, parse_disk_config, parse_http_config, parse_http_secrets, parse_secrets
@@ -232,6 +232,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(["base_url", "headers", "directory", "max_connections", "idle_timeout_seconds", "x"]), _JSON))
 def test_whatever_comes_is_taken_or_refused(value: dict[str, Any]) -> None:
     for parse in (parse_http_config, parse_http_secrets, parse_disk_config):

@@ -10,8 +10,9 @@ import pytest
 from relay.db.cursors import encode_cursor
 from relay.db.engine import Database
 from relay.errors import RequestInvalid
-from relay.ledger.accounts import EntryFilter, every_entry, list_entries
+from relay.ledger.accounts import list_entries
 from relay.ledger.entry import Entry, Outcome
+from relay.ledger.searches import EntryFilter
 from relay.ledger.shipper import Shipper
 from tests.support.entries import finished_entry, open_journal
 
@@ -82,11 +83,6 @@ async def test_pages_follow_each_other_without_gap_or_repeat(database: Database,
         if cursor is None:
             break
     assert found == newest_first(entries)
-
-
-async def test_an_export_reads_all_pages(database: Database, entries: list[Entry]) -> None:
-    found = [entry["request_id"] async for entry in every_entry(database, EntryFilter(tenant="acme"))]
-    assert found == newest_first([entry for entry in entries if entry.tenant == "acme"])
 
 
 @pytest.mark.parametrize(

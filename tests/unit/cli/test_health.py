@@ -1,0 +1,105 @@
+"""``relay health``: the exit code that probes go by, and what it says when nobody or somebody else answers."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import relay
+from relay.cli.health import own_url
+
+CHECKS = {"directory": "ok", "database": "away", "journal": "lagging", "shutdown": "no"}
+
+
+@contextmanager
+def answering(status: int, content: bytes) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives one answer to everything; yields its URL and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(relay, ["health", *arguments])
+
+
+@pytest.mark.parametrize(("status", "code", "first"), [(200, 0, "ready"), (503, 1, "not ready")])
+def test_exit_code_is_the_readiness(status: int, code: int, first: str) -> None:
+    with answering(status, json.dumps({"status": "any", "checks": CHECKS}).encode()) as (url, asked):
+        result = ask("--url", url)
+    assert result.exit_code == code
+    assert result.output.splitlines() == [first, "directory: ok", "database: away", "journal: lagging", "shutdown: no"]
+    assert asked == ["/readyz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"null", b'{"checks": 1}', b"\xff" * 10])
+def test_something_else_that_answers_200_is_not_ready(content: bytes) -> None:
+    with answering(200, content) as (url, _):
+        result = ask("--url", url)
+    assert result.exit_code == 1
+    assert "not what a relay says of itself" in result.output
+
+
+def test_nobody_there_is_one_line_and_exit_code_1() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        result = ask("--url", f"http://127.0.0.1:{bound.getsockname()[1]}")
+    assert result.exit_code == 1
+    assert result.output.startswith("error: http://127.0.0.1:")
+    assert "ConnectionRefusedError" in result.output
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://:80", "ftp://127.0.0.1", "http://h:x", "http://[::1", "nonsense", "http://a b/", "http://127.0.0.1:1/\n"]
+)
+def test_bad_address_is_no_trace(url: str) -> None:
+    result = ask("--url", url)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+
+
+def test_silence_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.cli.health.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = ask("--url", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert result.exit_code == 1
+    assert "does not answer (TimeoutError)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({"RELAY_LISTEN": "0.0.0.0:8000", "RELAY_ADMIN_LISTEN": "0.0.0.0:9000"}, "http://127.0.0.1:9000"),
+        ({"RELAY_LISTEN": "10.1.2.3:8000"}, "http://10.1.2.3:8000"),
+        ({"RELAY_LISTEN": "[::]:8000"}, "http://[::1]:8000"),
+    ],
+)
+def test_own_relay_is_found_by_its_settings(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], url: str) -> None:
+    for name in ("RELAY_LISTEN", "RELAY_ADMIN_LISTEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert own_url() == url
