@@ -231,6 +231,16 @@ class UploadSettings(Group):
     rate_window: Seconds = Field(timedelta(seconds=60), description="Waiting time over which the rate is measured (seconds).")
 
 
+class MemorySettings(Group):
+    buffers: ByteSize = Field(
+        ByteSize(256 << 20), description="What all running uploads of a worker may hold in buffers; more of them get smaller ones (bytes)."
+    )
+
+
+class HeadSettings(Group):
+    timeout: Seconds = Field(timedelta(seconds=10), description="Longest time that the head of a request may take (seconds).")
+
+
 class RefusalSettings(Group):
     discard_bytes: ByteSize = Field(ByteSize(8 << 20), description="Most of a refused body that is read and thrown away (bytes).")
     discard_seconds: Seconds = Field(timedelta(seconds=5), description="Longest time spent on that (seconds).")
@@ -267,6 +277,8 @@ class Settings(Group):
     ledger: LedgerSettings = LedgerSettings()
     directory: DirectorySettings = DirectorySettings()
     upload: UploadSettings = UploadSettings()
+    memory: MemorySettings = MemorySettings()
+    head: HeadSettings = HeadSettings()
     refusal: RefusalSettings = RefusalSettings()
     dns: DnsSettings = DnsSettings()
     log: LogSettings = LogSettings()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
-from relay.errors import ClientGone
-from relay.protocols.header_rules import Field, Framing
+from relay.errors import BodyIncomplete, ClientGone, RelayError
+from relay.protocols.header_rules import Field, Framing, check_size, parse_framing
+from relay.wire.exchange import EXTENSION, Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Head:
     http_version: str
     peer_address: str | None
     scheme: str
+    exchange: Exchange | None
+    """What the server of our own tells beside; ``None`` under another one."""
 
     @classmethod
     def of(cls, scope: Scope) -> "Head":
@@ -33,31 +36,51 @@ class Head:
             http_version=scope["http_version"],
             peer_address=client[0] if client else None,
             scheme=scope["scheme"],
+            exchange=scope.get("extensions", {}).get(EXTENSION),
         )
+
+    def framing(self) -> Framing:
+        """Read how the body is framed, where the server has not.
+
+        Raises:
+            FramingInvalid: it could be read in two ways.
+            HeadTooLarge: as its name says.
+        """
+        if self.exchange is not None:
+            return self.exchange.framing
+        check_size(self.headers)
+        return parse_framing(self.headers, self.http_version)
 
 
 class Incoming:
     """The body's bytes as they come from the server. Nothing is asked for before the first ``read``."""
 
-    def __init__(self, receive: Receive, framing: Framing) -> None:
+    def __init__(self, receive: Receive, framing: Framing, exchange: Exchange | None) -> None:
         self._receive = receive
+        self.exchange = exchange
         self.framing = framing
         self._received_bytes = 0
         self._has_ended = framing.length == 0
         self._is_gone = False
         self._is_asked = False
+        self.fault: RelayError | None = None
+        """Why the body broke, where the client can still be told: it may have closed its sending side only."""
 
     async def read(self) -> bytes | None:
         """Read what has come, maybe nothing yet; ``None`` at the end.
 
         Raises:
             ClientGone: the client closed the connection first.
+            ClientFault: the body cannot become whole any more; the client can still be told.
         """
         if self._has_ended:
             return None
         self._is_asked = True
         message = await self._receive()
         if message["type"] == "http.disconnect":
+            self.fault = message.get("fault")
+            if self.fault is not None and not isinstance(self.fault, BodyIncomplete):
+                raise self.fault
             self._is_gone = True
             raise ClientGone
         body: bytes = message.get("body", b"")
@@ -81,6 +104,11 @@ class Incoming:
         """True while the client waits for a 100 that was not sent."""
         return self.framing.expects_continue and not self._is_asked
 
+    @property
+    def is_ready(self) -> bool:
+        """True when ``read`` would not wait."""
+        return self.exchange is not None and self.exchange.has_news
+
     def can_discard(self, most_bytes: int) -> bool:
         """True when the rest of the body is known to be short enough to throw away and keep the connection."""
         rest = self._rest_bytes
@@ -100,6 +128,8 @@ class Incoming:
 
     async def has_left(self) -> bool:
         """True when the client is known to be gone. Does not wait; asked only once the body is whole."""
+        if self.exchange is not None:
+            return self.exchange.has_left
         while not self._is_gone:
             asking = asyncio.ensure_future(self._receive())
             await asyncio.sleep(0)

@@ -7,7 +7,7 @@ see that the answer is not whole.
 import asyncio
 from collections.abc import Iterable
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from relay.api.incoming import Incoming
 from relay.api.problems import problem
@@ -45,8 +45,7 @@ class Outgoing:
         if close:
             fields.append(CLOSE)
         self.is_started = True
-        async with asyncio.timeout(SEND_SECONDS):
-            await self._send({"type": "http.response.start", "status": status, "headers": fields})
+        await self._tell({"type": "http.response.start", "status": status, "headers": fields})
 
     async def send(self, chunk: bytes) -> None:
         """Send a piece that is not the last.
@@ -54,8 +53,7 @@ class Outgoing:
         Raises:
             TimeoutError: the client does not take it.
         """
-        async with asyncio.timeout(SEND_SECONDS):
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._tell({"type": "http.response.body", "body": chunk, "more_body": True})
         self.sent_bytes += len(chunk)
 
     async def end(self, chunk: bytes = b"") -> None:
@@ -75,8 +73,15 @@ class Outgoing:
             await self._finish(b"")
 
     async def _finish(self, chunk: bytes) -> None:
+        await self._tell({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def _tell(self, message: Message) -> None:
+        exchange = self._incoming.exchange
+        if exchange is not None and exchange.is_writable:
+            await self._send(message)
+            return
         async with asyncio.timeout(SEND_SECONDS):
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+            await self._send(message)
 
     async def refuse(self, error: RelayError) -> None:
         """Answer with a problem, or cut an answer that has begun."""

@@ -22,10 +22,8 @@ from relay.protocols.header_rules import (
     Passage,
     Trace,
     check_no_loop,
-    check_size,
     continue_trace,
     find_value,
-    parse_framing,
     request_fields,
 )
 from relay.settings import RefusalSettings, TrustedSettings, UploadSettings
@@ -66,17 +64,18 @@ class UploadDoor:
         head = Head.of(scope)
         fault: RelayError | None = None
         try:
-            check_size(head.headers)
-            framing = parse_framing(head.headers, head.http_version)
+            framing = head.framing()
         except (FramingInvalid, HeadTooLarge) as error:
             framing, fault = Framing(None, expects_continue=False), error
-        incoming = Incoming(receive, framing)
+        incoming = Incoming(receive, framing, head.exchange)
         outgoing = Outgoing(send, incoming, context, self._settings.refusal)
         try:
             if fault is not None:
                 raise fault
             await self._take(scope, head, incoming, outgoing)
         except ClientGone as error:
+            if incoming.fault is not None:
+                await outgoing.refuse(incoming.fault)
             context.code = error.code
         except RelayError as error:
             await outgoing.refuse(error)
@@ -95,7 +94,7 @@ class UploadDoor:
         trace = continue_trace(head.headers)
         entry = self._open_entry(head, context, grant, incoming.framing, trace)
         body = RequestBody(
-            incoming.read,
+            incoming,
             declared_bytes=incoming.framing.length,
             limit_bytes=self._relay.admission.byte_limit(grant.tenant),
             settings=self._settings.upload,

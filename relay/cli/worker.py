@@ -21,7 +21,6 @@ import click
 import uvicorn
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
-from relay.cli.listening import BACKLOG
 from relay.cli.parents import Parent
 from relay.cli.prepare import Preparation
 from relay.cli.processes import REFUSED
@@ -30,7 +29,6 @@ from relay.settings import Settings, load_settings
 from relay.telemetry import configure_logging
 
 BROKE = 1
-KEEP_ALIVE_SECONDS = 75
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +127,7 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
             services.begin_shutdown()
 
     watched = WatchedApp(app)
+    configure_server = import_module("relay.cli.http_server").configure_server
     server = Server(configure_server(watched, settings), supervisor, begin_shutdown)
     watched.on_failed = server.stop
     try:
@@ -143,24 +142,3 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
         logger.error("the background work of worker %d failed", os.getpid(), exc_info=watched.failure)
         return BROKE
     return 0
-
-
-def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves Relay; tests that need a socket serve it the same way."""
-    return uvicorn.Config(
-        app,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        interface="asgi3",
-        lifespan="on",
-        backlog=BACKLOG,
-        proxy_headers=False,  # the middleware believes the proxies that the settings name, and no other
-        server_header=False,
-        date_header=False,  # an upstream's answer carries its own
-        access_log=False,
-        log_config=None,
-        log_level="critical",  # until it serves: why it does not is ours to say
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
-    )

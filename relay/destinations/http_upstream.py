@@ -1,18 +1,14 @@
 """A tenant's HTTP service: the request goes on as it came, the answer comes back as it comes.
 
-httpx sends the body and then looks for the answer; an answer of 300 or more that comes earlier is
-noticed by the stream below it at the next write (``wire/stream.py``) and ends the body there. A success
-that comes early is read when the body has ended.
-
-Sent again is only what cannot have been taken twice: a request on a *reused* connection that ended
-without a byte of answer before any of the body was handed over, and whose body is not empty.
+Body and answer go their own ways (``wire/turn.py``): an answer of 300 or more before the body's end ends the body there; a
+success that comes early streams back while the body goes on, and counts only if the whole body got through.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,8 +16,9 @@ import httpx
 from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationTimeout
-from relay.protocols.header_rules import as_read
+from relay.protocols.header_rules import as_read, find_value
 from relay.wire.client import Account
+from relay.wire.turn import Turn
 
 ANSWER_PIECE = 64 * 1024
 
@@ -48,30 +45,16 @@ class Place:
 
 
 class _Handover(httpx.AsyncByteStream):
-    """The body as httpx takes it; remembers how far it got."""
+    """The body as httpx takes it; counts what was handed over."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self.is_asked = False
-        self.is_done = False
         self.bytes = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.is_asked = True
         async for chunk in self._body:
             yield chunk
             self.bytes += len(chunk)
-        self.is_done = True
-
-
-class _Connection:
-    """Learns from httpcore's trace whether the connection was made for this request."""
-
-    def __init__(self) -> None:
-        self.is_new = False
-
-    async def trace(self, event: str, _info: Mapping[str, Any]) -> None:
-        self.is_new = self.is_new or event.startswith("connection.connect_tcp")
 
 
 class HttpDelivery:
@@ -80,9 +63,10 @@ class HttpDelivery:
     def __init__(self, response: httpx.Response, handover: _Handover) -> None:
         self._response = response
         self._handover = handover
+        self._turn: Turn = response.extensions["turn"]
         self._has_ended = False
-        self.status = response.status_code
-        self.headers: Headers = response.headers.raw
+        self.status = self._turn.status
+        self.headers: Headers = self._turn.headers
         self.is_settled = False
 
     @property
@@ -90,18 +74,19 @@ class HttpDelivery:
         """The declared length of the answer; 0 for those that have no body."""
         if self.status in {204, 304}:
             return 0
-        declared = self._response.headers.get("content-length")
-        return int(declared) if declared is not None and "transfer-encoding" not in self._response.headers else None
+        declared = find_value(self.headers, b"content-length")
+        return int(declared) if declared is not None and find_value(self.headers, b"transfer-encoding") is None else None
 
     @property
     def is_body_taken(self) -> bool:
         """True once the whole body was handed over."""
-        return self._handover.is_done
+        return self._turn.is_sent
 
     async def answer(self) -> AsyncIterator[bytes]:
         """Yield the answer's body as it comes, undecoded."""
         with translated():
-            async for chunk in self._response.aiter_raw():
+            # Not aiter_raw(): that closes the response at the answer's end, and the body may still be going.
+            async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
                 yield chunk
         self._has_ended = True
 
@@ -110,7 +95,9 @@ class HttpDelivery:
         if not self._has_ended:
             async for _ in self.answer():
                 pass
-        if not self._handover.is_done:
+        with translated():
+            is_sent = await self._turn.sent()
+        if not is_sent:
             raise AnsweredEarly
         self.is_settled = True
         return Receipt(bytes=self._handover.bytes)
@@ -169,7 +156,9 @@ class HttpUpstream:
         finally:
             self._running -= 1
             if response is not None:
-                await asyncio.shield(_close(response))
+                turn: Turn = response.extensions["turn"]
+                # Closing what has ended waits for nothing, so there is nothing to shield.
+                await (_close(response) if turn.is_over else asyncio.shield(_close(response)))
 
     @contextlib.asynccontextmanager
     async def _total_timeout(self) -> AsyncIterator[None]:
@@ -184,19 +173,11 @@ class HttpUpstream:
             raise
 
     async def _send(self, item: Item, body: Body) -> tuple[httpx.Response, _Handover]:
-        is_second = False
-        while True:
-            handover = _Handover(body)
-            connection = _Connection()
-            try:
-                with translated():
-                    return await self._client.send(self._request(item, handover, connection), stream=True), handover
-            except DestinationBroke:
-                if is_second or connection.is_new or handover.is_asked or item.declared_bytes == 0:
-                    raise
-                is_second = True
+        handover = _Handover(body)
+        with translated():
+            return await self._client.send(self._request(item, handover), stream=True), handover
 
-    def _request(self, item: Item, handover: _Handover, connection: _Connection) -> httpx.Request:
+    def _request(self, item: Item, handover: _Handover) -> httpx.Request:
         framing = [(b"transfer-encoding", b"chunked")]
         if item.declared_bytes is not None:
             framing = [(b"content-length", b"%d" % item.declared_bytes)]
@@ -209,7 +190,6 @@ class HttpUpstream:
             extensions={
                 "target": self._place.target(item.path, item.query),
                 "timeout": self._timeouts(),
-                "trace": connection.trace,
                 "account": self._account,
             },
         )

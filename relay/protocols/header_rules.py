@@ -4,8 +4,8 @@ Sources: RFC 9110 "Connection" and "Via", RFC 9112 "Message Body Length", RFC 72
 Fields are lower-case byte pairs in the order they came, as ASGI gives them.
 """
 
+import random
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -196,9 +196,9 @@ def continue_trace(headers: Sequence[Field]) -> Trace:
     """Continue the client's trace under a span of our own, or begin one (W3C Trace Context)."""
     given = values_of(headers, b"traceparent")
     match = _TRACEPARENT.fullmatch(given[0].strip()) if len(given) == 1 else None
-    span = secrets.token_hex(8).encode()
+    span = b"%016x" % random.getrandbits(64)
     if match is None or not match[1].strip(b"0") or not match[2].strip(b"0"):
-        trace_id = secrets.token_hex(16)
+        trace_id = f"{random.getrandbits(128):032x}"
         return Trace(trace_id, ((b"traceparent", b"00-%b-%b-00" % (trace_id.encode(), span)),))
     state = tuple((b"tracestate", value) for value in values_of(headers, b"tracestate"))
     return Trace(match[1].decode(), ((b"traceparent", b"00-%b-%b-%b" % (match[1], span, match[3])), *state))

@@ -8,8 +8,7 @@ chunks is charged to the destination's own timeout.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Protocol, Self
 
 import google_crc32c
 
@@ -17,15 +16,25 @@ from relay.errors import BodyIncomplete, ClientTooSlow, RelayError, UploadTooLar
 from relay.ledger.entry import now_us
 from relay.settings import UploadSettings
 
-Read = Callable[[], Awaitable[bytes | None]]
-"""Reads the client's next bytes (maybe none yet), ``None`` at the end. Raises ClientGone."""
+
+class Source(Protocol):
+    """Where the client's bytes come from."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True when ``read`` would not wait."""
+        ...
+
+    async def read(self) -> bytes | None:
+        """Read the next bytes (maybe none yet), ``None`` at the end. Raises ClientGone."""
+        ...
 
 
 class RequestBody:
     """One pass over the client's bytes. Iterating it raises, and never ends, when the body breaks."""
 
-    def __init__(self, read: Read, *, declared_bytes: int | None, limit_bytes: int | None, settings: UploadSettings) -> None:
-        self._read = read
+    def __init__(self, source: Source, *, declared_bytes: int | None, limit_bytes: int | None, settings: UploadSettings) -> None:
+        self._source = source
         self.declared_bytes = declared_bytes
         self._limit_bytes = limit_bytes
         self._pace = Pace(settings)
@@ -77,7 +86,7 @@ class RequestBody:
     async def _take(self) -> bytes | None:
         chunk = b""
         while not chunk:
-            received = await self._pace.wait(self._read)
+            received = await self._pace.wait(self._source)
             if received is None:
                 self._end()
                 return None
@@ -108,12 +117,16 @@ class Pace:
         self._waited = 0.0
         self._received = 0
 
-    async def wait(self, read: Read) -> bytes | None:
+    async def wait(self, source: Source) -> bytes | None:
         """Wait for the client's next bytes.
 
         Raises:
             ClientTooSlow: a clock ran out.
         """
+        if source.is_ready:
+            chunk = await source.read()
+            self._received += len(chunk or b"")
+            return chunk
         seconds = self._idle_seconds
         if self._received < self._window_bytes:
             seconds = min(seconds, self._window_seconds - self._waited)
@@ -121,7 +134,7 @@ class Pace:
         began = loop.time()
         try:
             async with asyncio.timeout(seconds):
-                chunk = await read()
+                chunk = await source.read()
         except TimeoutError:
             raise ClientTooSlow from None
         self._waited += loop.time() - began

@@ -26,7 +26,6 @@ from uuid import UUID
 from relay.destinations.destination import Delivery, DestinationSpec, Item, Receipt
 from relay.destinations.opened import OpenDestinations
 from relay.errors import (
-    AnsweredEarly,
     ClientFault,
     ClientGone,
     DependencyFault,
@@ -53,6 +52,9 @@ from relay.tenants.tenant import Grant, Route
 from relay.uploads.answer import Answer
 from relay.uploads.body import RequestBody
 from relay.uploads.running import Run, Running
+
+FIRST_REFUSAL = 300
+"""A final status from here on that comes before the body's end ends the body: nothing good can come of the rest."""
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +134,7 @@ class Attempt:
     async def _pass_on(self, delivery: Delivery, body: RequestBody, answer: Answer) -> bytes:
         """Pass the answer on, but for its last piece, which is returned: *finished* is in the journal by then."""
         self._note_answer(delivery, body)
-        is_early = not delivery.is_body_taken
-        if is_early and delivery.status < 300:
-            raise AnsweredEarly
+        is_early = self.entry.early
         if delivery.is_settled or delivery.answer_bytes == 0:
             last = b"".join([chunk async for chunk in delivery.answer()])
             await self._settle(delivery, answer, len(last), is_early=is_early)
@@ -157,7 +157,7 @@ class Attempt:
 
     def _note_answer(self, delivery: Delivery, body: RequestBody) -> None:
         self.entry.upstream_status = self.entry.status = delivery.status
-        self.entry.early = not delivery.is_body_taken
+        self.entry.early = delivery.status >= FIRST_REFUSAL and not delivery.is_body_taken
         if body.completed_us is not None:
             waited_seconds = max(0, now_us() - body.completed_us) / 1_000_000
             self.entry.upstream_wait_ms = round(waited_seconds * 1000, 3)

@@ -1,27 +1,32 @@
 """The transport under the one shared ``httpx.AsyncClient`` that carries every outgoing byte.
 
-A pool for each account (a tenant's destination): connections are never shared across tenants, and there
-is no common limit that one tenant could exhaust. Pools that nobody uses are closed after a while.
+A pool for each account (a tenant's destination) and address: connections are never shared across tenants, and there is
+no common limit that one tenant could exhaust. An idle connection closes itself when the peer does, or after a while.
 
-A request names its account in ``extensions["account"]``. Retries, redirects, cookies and proxies do
-not exist here: what is sent again, and when, is decided where it is known whether a byte was written.
+A request names its account in ``extensions["account"]``. It is sent again only when that cannot do it twice:
+
+(a) a connection that was closed before the first write is passed over; nothing was sent on it;
+(b) on a reused connection that ended without a byte of answer, before any of a body that is not empty was asked for.
+
+Redirects, cookies and proxies do not exist here.
 """
 
 import asyncio
-import functools
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import cast
+from typing import Any, Final
 
-import httpcore
 import httpx
 
+from relay.wire.channel import Channel
+from relay.wire.dialling import Dialler, Permit
 from relay.wire.names import Names
-from relay.wire.stream import Dialler, Permit
+from relay.wire.turn import Turn
 
-IDLE_SECONDS = 30.0
+IDLE_SECONDS: Final = 30.0
+IDLE_MOST: Final = 100
+PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,111 +37,141 @@ class Account:
     destination: str
 
 
-class _Answer(httpx.AsyncByteStream):
-    """An answer's body; its pool counts as used until this is closed."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What connections are pooled by: whose, and where to."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, pool: "_Pool") -> None:
-        self._stream = stream
-        self._pool = pool
+    account: Account
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> "Place":
+        """Where a request goes, on its account."""
+        url = request.url
+        return cls(request.extensions["account"], url.scheme, url.host, url.port or PORTS[url.scheme])
+
+
+class _Answer(httpx.AsyncByteStream):
+    """An answer's body. Closing it ends the turn, and gives the connection back if it is still good."""
+
+    def __init__(self, turn: Turn, channel: Channel, place: Place, transport: "Transport") -> None:
+        self._turn = turn
+        self._channel = channel
+        self._place = place
+        self._transport = transport
         self._is_open = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._turn.pieces()
 
     async def aclose(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._pool.release()
-            await self._stream.aclose()
-
-
-class _Connection(httpcore.AsyncHTTPConnection):
-    """A connection that is not used again when more came on it than one answer: the rest would pass for the next one."""
-
-    def has_expired(self) -> bool:
-        inner = self._connection
-        # Only the parser knows what it has not parsed, and httpcore does not ask it.
-        has_rest = isinstance(inner, httpcore.AsyncHTTP11Connection) and inner.is_idle() and bool(inner._h11_state.trailing_data[0])  # noqa: SLF001
-        return has_rest or super().has_expired()
-
-
-class _Connections(httpcore.AsyncConnectionPool):
-    """A pool of such connections."""
-
-    def __init__(self, context: ssl.SSLContext, dialler: Dialler) -> None:
-        super().__init__(ssl_context=context, max_connections=None, keepalive_expiry=IDLE_SECONDS, retries=0, network_backend=dialler)
-        self._make = functools.partial(_Connection, ssl_context=context, keepalive_expiry=IDLE_SECONDS, network_backend=dialler)
-
-    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return self._make(origin)
-
-
-class _Pool(httpx.AsyncHTTPTransport):
-    """The connections of one account."""
-
-    def __init__(self, context: ssl.SSLContext, dialler: Dialler) -> None:
-        # Not calling httpx's own constructor is deliberate: it builds a TLS context for every pool
-        # (20 ms) and offers no way to say how to connect. May go when httpx takes a network backend.
-        self._pool = _Connections(context, dialler)
-        self._running = 0
-        self._released_at = 0.0
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self._running += 1
-        try:
-            response = await super().handle_async_request(request)
-        except BaseException:
-            self.release()
-            raise
-        response.stream = _Answer(cast("httpx.AsyncByteStream", response.stream), self)
-        return response
-
-    def release(self) -> None:
-        self._running -= 1
-        self._released_at = asyncio.get_running_loop().time()
-
-    def is_idle_since(self, moment: float) -> bool:
-        return not self._running and self._released_at < moment
+            if await self._turn.close():
+                self._transport.keep(self._place, self._channel)
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Sends each request through the pool of its account."""
+    """Sends each request on a connection of its account."""
 
     def __init__(self, names: Names, permit: Permit, context: ssl.SSLContext | None = None) -> None:
-        self._names = names
-        self._permit = permit
+        self._dialler = Dialler(names, permit)
         self._context = context or httpx.create_ssl_context()
-        self._pools: dict[Account, _Pool] = {}
+        self._idle: dict[Place, list[Channel]] = {}
+        self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and give its answer as soon as the head is there.
+        """Send a request and give its answer as soon as the head is there; ``extensions["turn"]`` tells of the body.
 
         Raises:
             DependencyFault: no connection could be made; nothing was sent.
-            httpx.TransportError: the connection broke or fell silent later.
+            httpx.TransportError: the connection broke or stood still later.
+            RelayError: the request's body broke.
         """
-        account: Account = request.extensions["account"]
-        pool = self._pools.get(account)
-        if pool is None:
-            pool = self._pools[account] = _Pool(self._context, Dialler(self._names, self._permit, account.tenant))
-        return await pool.handle_async_request(request)
+        place = Place.of(request)
+        has_body = request.headers.get("content-length") != "0"
+        while True:
+            channel = self._reuse(place) or await self._connect(place, request)
+            turn = Turn(channel, request)
+            try:
+                await turn.run()
+            except httpx.ReadError:
+                await turn.close()
+                if channel.is_reused and has_body and turn.is_silent and not turn.is_body_asked:
+                    continue
+                raise
+            except BaseException:
+                await turn.close()
+                raise
+            answer = _Answer(turn, channel, place, self)
+            return httpx.Response(turn.status, headers=turn.headers, stream=answer, extensions={"turn": turn})
+
+    def _reuse(self, place: Place) -> Channel | None:
+        idle = self._idle.get(place, [])
+        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while idle:
+            channel = idle.pop()
+            if channel.is_open and channel.idle_since > oldest and channel.is_quiet:
+                return channel
+            channel.abort()
+        return None
+
+    async def _connect(self, place: Place, request: httpx.Request) -> Channel:
+        timeout = request.extensions.get("timeout", {}).get("connect")
+        context = self._context if place.scheme == "https" else None
+        return await self._dialler.dial(place.host, place.port, owner=place.account.tenant, context=context, timeout=timeout)
+
+    def keep(self, place: Place, channel: Channel) -> None:
+        """Keep a connection for the next request to the same place."""
+        idle = self._idle.setdefault(place, [])
+        if self._is_closed or len(idle) >= IDLE_MOST:
+            channel.abort()
+        else:
+            idle.append(channel)
 
     async def close_idle(self) -> None:
-        """Close the pools that nobody used for a while. Called from time to time."""
-        moment = asyncio.get_running_loop().time() - IDLE_SECONDS
-        for account, pool in list(self._pools.items()):
-            if pool.is_idle_since(moment):
-                del self._pools[account]
-                await pool.aclose()
+        """Close the connections that nobody used for a while. Called from time to time."""
+        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        for place, channels in list(self._idle.items()):
+            for channel in channels:
+                if channel.idle_since <= oldest:
+                    channel.abort()
+            still = [channel for channel in channels if channel.is_open]
+            if still:
+                self._idle[place] = still
+            else:
+                del self._idle[place]
 
     async def aclose(self) -> None:
-        while self._pools:
-            _, pool = self._pools.popitem()
-            await pool.aclose()
+        self._is_closed = True
+        for channels in self._idle.values():
+            for channel in channels:
+                channel.abort()
+        self._idle.clear()
+
+
+class Client(httpx.AsyncClient):
+    """The one client of a process. What it sends goes to the transport as it is, and the answer comes back as it is.
+
+    ``httpx.AsyncClient.send`` asks cookies, authentication and redirects for every request. None of them exists here, and
+    to find that out costs as much as the rest of a small upload.
+    """
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request; ``stream=True`` is the only way.
+
+        Raises:
+            DependencyFault, httpx.TransportError: see ``Transport.handle_async_request``.
+        """
+        if self.is_closed or not options.get("stream"):
+            raise RuntimeError("the client is closed, or was asked for more than a stream")
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        return response
 
 
 def make_client(transport: Transport) -> httpx.AsyncClient:
     """The one client of a process: no cookies, no redirects, nothing from the environment."""
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.AsyncClient(transport=transport, cookies=no_cookies, follow_redirects=False, trust_env=False, timeout=None)  # noqa: S113 - every request carries its own timeouts
+    return Client(transport=transport, follow_redirects=False, trust_env=False, timeout=None)

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from relay.app import Services, create_app
-from relay.cli.worker import configure_server
+from relay.cli.http_server import configure_server
 from relay.settings import Settings, load_settings
 from tests.support.waiting import until
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from relay.api import outgoing
-from relay.wire.stream import INTERIM_BYTES, INTERIM_MOST
+from relay.wire.turn import INTERIM_BYTES, INTERIM_MOST
 from tests.support.postgres import TemplateServer
 from tests.support.raw_client import Answer, RawClient
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay

@@ -142,10 +142,10 @@ async def test_beside_an_upstream_that_never_reads_another_tenant_uploads_at_its
         async with crowd_of(relay, acme) as crowd:
             # Small bodies fit into the buffers on the way and wait for their answer; large ones stop half-way.
             await crowd.begin(STALLED - BLOCKED, "small", declared=100_000, sent=100_000)
-            await crowd.begin(BLOCKED, "large", declared=16 << 20, sent=16 << 20)
+            await crowd.begin(BLOCKED, "large", declared=64 << 20, sent=64 << 20)
             await dead.until(lambda: len(dead.requests) == STALLED)
             await until(crowd.is_stuck)
-            assert crowd.sent_bytes < BLOCKED * (16 << 20) // 2
+            assert crowd.sent_bytes < BLOCKED * (64 << 20) // 2
             check_speed(alone, await median_seconds(relay, globex, "beside"))
             assert relay.services.journal.running == STALLED
 

@@ -1,0 +1,105 @@
+"""The chunked transfer coding, read (RFC 9112 "Chunked Transfer Coding"). Bytes in, views out; no I/O, no copies.
+
+Strict, because two readings of one body are how requests are smuggled: a size is 1 to 15 hex digits, every line ends
+with CRLF, extensions are bounded and hold no control characters. Trailer fields are checked and dropped: they never
+become header fields.
+"""
+
+import re
+from collections.abc import Iterable
+
+from relay.errors import FramingInvalid
+
+LINE_LIMIT = 4 * 1024
+TRAILERS_LIMIT = 16 * 1024
+
+_EXTENSIONS = rb"(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n"
+_FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})" + _EXTENSIONS)
+_NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})" + _EXTENSIONS)
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+_END = b"\r\n"
+
+
+class ChunkedBody:
+    """One body. Give it what came; it gives back the body's bytes, as views of that, and where it stopped."""
+
+    def __init__(self) -> None:
+        self._rest_bytes = 0
+        self._line = bytearray()
+        self._size = _FIRST_SIZE
+        self._is_in_trailers = False
+        self._trailer_bytes = 0
+        self.has_ended = False
+
+    def take(self, buffer: bytearray, at: int, end: int) -> tuple[list[memoryview], int]:
+        """Read ``buffer[at:end]``: the pieces of the body in it, and the place behind what was read (``end``, unless the body ended).
+
+        Raises:
+            FramingInvalid: this is not the chunked coding.
+        """
+        pieces: list[memoryview] = []
+        view = memoryview(buffer)
+        while at < end and not self.has_ended:
+            if self._rest_bytes:
+                piece = view[at : min(end, at + self._rest_bytes)]
+                pieces.append(piece)
+                self._rest_bytes -= len(piece)
+                at += len(piece)
+            elif self._is_in_trailers:
+                at = self._take_trailer(buffer, at, end)
+            else:
+                at = self._take_size(buffer, at, end)
+        return pieces, at
+
+    def _take_size(self, buffer: bytearray, at: int, end: int) -> int:
+        if self._line:
+            return self._complete(buffer, at, end)
+        size = self._size.match(buffer, at, end)
+        if size is None:
+            return self._keep(buffer, at, end)
+        self._begin_chunk(int(size[1], 16))
+        return size.end()
+
+    def _take_trailer(self, buffer: bytearray, at: int, end: int) -> int:
+        if self._line:
+            return self._complete(buffer, at, end)
+        if buffer.startswith(_END, at, end):
+            self.has_ended = True
+            return at + len(_END)
+        trailer = _TRAILER.match(buffer, at, end)
+        if trailer is None:
+            return self._keep(buffer, at, end)
+        self._trailer_bytes += trailer.end() - at
+        if self._trailer_bytes > TRAILERS_LIMIT:
+            raise FramingInvalid("The body's trailer fields are too long.")
+        return trailer.end()
+
+    def _keep(self, buffer: bytearray, at: int, end: int) -> int:
+        """Keep the beginning of a line until the rest of it comes."""
+        has_more_to_come = end - at <= LINE_LIMIT and b"\n" not in buffer[at + self._leading(buffer, at, end) : end]
+        if not has_more_to_come:
+            raise FramingInvalid("The body is not framed as the chunked coding demands.")
+        self._line += buffer[at:end]
+        return end
+
+    def _leading(self, buffer: bytearray, at: int, end: int) -> int:
+        """The bytes of the CRLF that ends a chunk's data; it stands before the next size."""
+        return len(_END) if self._size is _NEXT_SIZE and not self._is_in_trailers and buffer.startswith(_END, at, end) else 0
+
+    def _complete(self, buffer: bytearray, at: int, end: int) -> int:
+        """Read the line that began in an earlier piece."""
+        line, self._line = self._line, bytearray()
+        before = len(line)
+        line += buffer[at : min(end, at + LINE_LIMIT)]
+        taken = self._take_trailer(line, 0, len(line)) if self._is_in_trailers else self._take_size(line, 0, len(line))
+        return at + taken - before
+
+    def _begin_chunk(self, size: int) -> None:
+        self._rest_bytes = size
+        self._size = _NEXT_SIZE
+        self._is_in_trailers = size == 0
+
+
+def join(pieces: Iterable[memoryview]) -> bytes:
+    """Copy pieces out of the buffer that they are views of: the one copy that a byte sees on its way in."""
+    return b"".join(pieces)

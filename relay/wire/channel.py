@@ -1,0 +1,153 @@
+"""One outgoing connection, plain or TLS: bytes out with back-pressure, bytes in to the turn that is on.
+
+It knows nothing of HTTP. A connection on which something comes, or that ends, while no turn is on is of no further use.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+from typing import Final, Protocol, cast
+
+RECEIVE_BYTES: Final = 64 * 1024
+SEND_LIMIT: Final = 256 * 1024
+
+_received = bytearray(RECEIVE_BYTES)
+_view = memoryview(_received)
+"""Where every connection of the process receives: what came is taken out before the loop does anything else."""
+
+
+class Reader(Protocol):
+    """Who is told what comes on a connection."""
+
+    def take(self, data: memoryview) -> None: ...
+    def end(self, failure: Exception | None) -> None: ...
+
+
+class Channel(asyncio.BufferedProtocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
+        self._reader: Reader | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.is_open = False
+        self.is_reused = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=SEND_LIMIT)
+        self.is_open = True
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return _view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._reader is None:
+            self.abort()
+        else:
+            self._reader.take(_view[:nbytes])
+
+    def eof_received(self) -> bool:
+        self.is_open = False
+        if self._reader is not None:
+            self._reader.end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_open, self.is_open = self.is_open, False
+        self.resume_writing()
+        if self._reader is not None and was_open:
+            self._read_out()
+        if self._reader is not None and was_open:
+            self._reader.end(exc or ConnectionResetError("closed"))
+
+    def _read_out(self) -> None:
+        """Read what lies unread in the socket: a write that fails makes the loop forget an answer that has come already."""
+        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        if plain is None or plain.fileno() < 0 or self._transport.get_extra_info("ssl_object") is not None:
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(plain.fileno())) as rest:
+            rest.setblocking(False)
+            while self._reader is not None and (count := rest.recv_into(_view)):
+                self._reader.take(_view[:count])
+
+    @property
+    def is_quiet(self) -> bool:
+        """True while nothing lies unread in the socket, not even its end: what came before a request is no answer to it."""
+        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        if plain is None or plain.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(plain.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    # ── turns ────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, reader: Reader) -> None:
+        """A turn begins: ``reader`` is told what comes."""
+        self._reader = reader
+
+    def finish(self) -> None:
+        """The turn has ended, and the connection may serve another one."""
+        self._reader = None
+        self.is_reused = True
+        self.idle_since = asyncio.get_running_loop().time()
+        self.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is dropped."""
+        self._reader = None
+        self.is_open = False
+        self._transport.abort()
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep what the peer does not take yet."""
+        self._transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        """True while more waits to be sent than should."""
+        return self._writable is not None
+
+    async def drained(self) -> None:
+        """Wait until the peer has taken enough, or the connection is lost."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the peer has not acknowledged: the transport's and the kernel's."""
+        waiting = self._transport.get_write_buffer_size()
+        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        if plain is not None and plain.fileno() >= 0:
+            waiting += struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+        return waiting
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+
+    def pause_reading(self) -> None:
+        """Take nothing more for now."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()

@@ -1,0 +1,77 @@
+"""Connecting: look the name up, judge each address, connect to it, make TLS.
+
+The address that is judged is the address that is connected to: nothing is looked up twice, so a name that changes
+between judging and connecting gains nothing.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from relay.errors import DestinationRefusedTls, DestinationTimeout, DestinationUnreachable, EgressDenied
+from relay.wire.channel import Channel
+from relay.wire.names import Names
+
+Permit = Callable[[str, str], bool]
+"""``permit(host, address)``: may this host be reached at this address?"""
+
+HANDSHAKE_SECONDS: Final = 30.0
+
+
+class Dialler:
+    """Makes connections, each on one tenant's account."""
+
+    def __init__(self, names: Names, permit: Permit) -> None:
+        self._names = names
+        self._permit = permit
+
+    async def dial(self, host: str, port: int, *, owner: str, context: ssl.SSLContext | None, timeout: float | None) -> Channel:
+        """Connect to the first permitted address that answers; ``timeout`` (seconds) bounds them all together.
+
+        Raises:
+            EgressDenied: no address of the host is permitted.
+            DestinationUnreachable: none answers.
+            DestinationRefusedTls: it answers, but no trusted connection could be made.
+            DestinationTimeout: none answered in time.
+        """
+        permitted = [address for address in await self._names.addresses(host, owner) if self._permit(host, address)]
+        if not permitted:
+            raise EgressDenied
+        try:
+            async with asyncio.timeout(timeout):
+                return await _first_that_answers(permitted, host, port, context)
+        except TimeoutError:
+            raise DestinationTimeout("The tenant's destination did not accept a connection in time. Nothing was delivered.") from None
+
+
+async def _first_that_answers(addresses: list[str], host: str, port: int, context: ssl.SSLContext | None) -> Channel:
+    loop = asyncio.get_running_loop()
+    for address in addresses:
+        try:
+            transport, channel = await loop.create_connection(Channel, address, port)
+        except OSError:
+            continue
+        return channel if context is None else await _secured(transport, channel, context, host)
+    raise DestinationUnreachable
+
+
+async def _secured(transport: asyncio.Transport, channel: Channel, context: ssl.SSLContext, host: str) -> Channel:
+    """Make TLS on a connection.
+
+    Raises:
+        DestinationRefusedTls: the peer, its certificate or the handshake is no good.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        secured = await loop.start_tls(transport, channel, context, server_hostname=host, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+    except (OSError, ssl.SSLError):
+        transport.abort()
+        raise DestinationRefusedTls from None
+    except BaseException:
+        transport.abort()
+        raise
+    if secured is None:
+        raise DestinationRefusedTls
+    channel.connection_made(secured)
+    return channel

@@ -1,0 +1,53 @@
+"""The one buffer into which a process receives, and how much of it each read may fill.
+
+A read fills the buffer and is taken out of it before the loop does anything else, so all connections of a process
+share one. What is taken out is what an upload may hold: a piece that waits for the app, one that waits in the
+transport to its destination. The more uploads run, the smaller the pieces, so that all of them together stay within
+the budget; below ``SMALLEST`` a piece costs more in calls than it saves in memory.
+"""
+
+from relay.settings import MemorySettings
+
+LARGEST = 1024 * 1024
+SMALLEST = 64 * 1024
+TINY = 16 * 1024
+PIECES_HELD = 4
+
+
+class Intake:
+    """The receive buffer of one process."""
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self._budget_bytes = settings.buffers
+        self._running = 0
+        self.buffer = bytearray(LARGEST)
+        self._view = memoryview(self.buffer)
+        self._tiny = self._view[:TINY]
+        self.slice = self._view
+        """What the next read may fill."""
+
+    @property
+    def slice_bytes(self) -> int:
+        """The size of ``slice``."""
+        return len(self.slice)
+
+    @property
+    def tiny(self) -> memoryview:
+        """What a read may fill on a connection whose bytes are dear to parse."""
+        return self._tiny
+
+    def enter(self) -> None:
+        """A body begins to come."""
+        self._running += 1
+        self._share()
+
+    def leave(self) -> None:
+        """It has come, or will not come."""
+        self._running -= 1
+        self._share()
+
+    def _share(self) -> None:
+        share = self._budget_bytes // (PIECES_HELD * max(1, self._running))
+        size = LARGEST if share >= LARGEST else max(SMALLEST, share & ~0xFFF)
+        if size != len(self.slice):
+            self.slice = self._view[:size]

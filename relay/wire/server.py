@@ -1,0 +1,432 @@
+"""One client connection: a uvicorn protocol class that costs little per byte and reads HTTP one way only.
+
+Theory of operation
+-------------------
+The loop receives into the one buffer of the process (``intake``), and what came is taken out of it here, at once, by
+state:
+
+    HEAD      a request's head is due. Its bytes are collected until an empty line, at most ``HEAD_LIMIT``, within the
+              head's time limit; ``httptools`` reads it. Nothing collected: the connection is idle, and may be closed.
+    BODY      the head is with the app. What comes is the body: one copy out of the buffer, to the exchange. More than
+              one piece unread: reading pauses until the app takes it.
+    WHOLE     the body has come, the answer is still due. What comes is the next request: held, and reading pauses.
+    LINGER    the answer was sent, and there will be no further request. What comes is dropped until the client closes
+              or the time is up, so that a reset does not destroy an answer that is under way.
+    CLOSED    nothing counts any more.
+
+    HEAD → BODY | WHOLE → HEAD      a request after the other, on a connection that is kept
+    any  → LINGER                   the last answer was sent: a refusal of ours, or ``Connection: close``
+    any  → CLOSED                   the connection is lost, or was cut
+
+Who moves them: the client's bytes (``buffer_updated``), the app's answer (``complete``, ``cut``), and the clock (``tick``,
+once a second for all connections, so that no request pays for a timer).
+
+What bounds memory: one read is at most the intake's slice; at most two are unread; held bytes are at most one read;
+what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
+
+A half-close is not a departure: after a whole request its answer is sent, and before, the app may say what is missing.
+Deriving from ``asyncio.BufferedProtocol`` and nothing else is what makes both loops ask for the buffer.
+"""
+
+import asyncio
+import contextvars
+import enum
+import logging
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from relay.errors import BodyIncomplete, ClientTooSlow, HeadTooLarge, RelayError
+from relay.protocols.chunked import ChunkedBody, join
+from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
+from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
+from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
+from relay.wire.intake import Intake
+
+TICK_SECONDS: Final = 1.0
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 8 * 1024 * 1024
+CLOSE_SECONDS: Final = 10.0
+WRITE_LIMIT: Final = 256 * 1024
+DEAR_PIECES: Final = 512
+"""A read of more pieces than this is dear to parse: the next one on that connection is a tiny one."""
+
+_TCP_CLOSE: Final = 7
+
+logger = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    """See the theory of operation."""
+
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    WHOLE = enum.auto()
+    LINGER = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Clock:
+    """Ticks for all connections while there are any."""
+
+    def __init__(self) -> None:
+        self._is_ticking = False
+
+    def watch(self, loop: asyncio.AbstractEventLoop, connections: "set[Connection]") -> None:
+        """Make sure that these connections hear the ticks."""
+        if not self._is_ticking:
+            self._is_ticking = True
+            loop.call_later(TICK_SECONDS, self._tick, loop, connections)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, connections: "set[Connection]") -> None:
+        self._is_ticking = False
+        now = loop.time()
+        for connection in list(connections):
+            connection.tick(now)
+        if connections:
+            self.watch(loop, connections)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all connections of a process share. ``refuse`` renders an answer of our own: status, fields, body."""
+
+    intake: Intake
+    refuse: Callable[[RelayError], tuple[int, list[tuple[bytes, bytes]], bytes]]
+    head_timeout: timedelta
+    clock: Clock = field(default_factory=Clock)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection of a client."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._shared = surroundings
+        self._intake = surroundings.intake
+        self._app = config.loaded_app
+        self._root_path = config.root_path
+        self._idle_seconds = config.timeout_keep_alive
+        self._server = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
+        self._state = State.HEAD
+        self._head = bytearray()
+        self._exchange: Exchange | None = None
+        self._rest_bytes = 0
+        self._chunks: ChunkedBody | None = None
+        self._held = b""
+        self._is_dear = False
+        self._is_reading = True
+        self._writable: asyncio.Event | None = None
+        self._deadline: float | None = None
+        self._lingered_bytes = 0
+        self._has_eof = False
+        self.is_gone = False
+
+    # ── what the loop tells ──────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_LIMIT)
+        self._scope_of_connection = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "scheme": "https" if transport.get_extra_info("ssl_object") is not None else "http",
+            "server": get_local_addr(self._transport),
+            "client": get_remote_addr(self._transport),
+            "root_path": self._root_path,
+        }
+        cast("set[Any]", self._server.connections).add(self)
+        self._shared.clock.watch(self._loop, cast("set[Any]", self._server.connections))
+        self._set_deadline(self._shared.head_timeout.total_seconds())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._intake.tiny if self._is_dear else self._intake.slice
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take(self._intake.buffer, 0, nbytes)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still read."""
+        exchange = self._exchange
+        if exchange is None or self._state in {State.LINGER, State.CLOSED}:
+            return False
+        self._has_eof = exchange.has_left = True
+        exchange.keep_alive = False
+        if self._state is State.BODY:
+            self._leave_body()
+            self._state = State.WHOLE
+            exchange.fail(BodyIncomplete())
+        return self._transport.can_write_eof()  # false over TLS: the loop closes then whatever we say
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.is_gone = True
+        self._leave_body()
+        self._state = State.CLOSED
+        self._server.connections.discard(cast("Any", self))
+        if self._writable is not None:
+            self._writable.set()
+        if self._exchange is not None:
+            self._exchange.leave()
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    def shutdown(self) -> None:
+        """End when the running request has its answer; uvicorn calls this when it stops."""
+        if self._exchange is None:
+            self._transport.close()
+        else:
+            self._exchange.keep_alive = False
+
+    # ── what has come ────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, buffer: bytearray, at: int, end: int) -> None:
+        try:
+            while at < end:
+                if self._state is State.BODY:
+                    at = self._take_body(buffer, at, end)
+                elif self._state is State.HEAD:
+                    at = self._take_head(buffer, at, end)
+                else:
+                    self._take_surplus(buffer, at, end)
+                    return
+        except RelayError as fault:
+            self._refuse(fault)
+
+    def _take_head(self, buffer: bytearray, at: int, end: int) -> int:
+        if not self._head:
+            while at < end and buffer[at] in b"\r\n":  # RFC 9112 "Message Parsing": empty lines before a request are ignored
+                at += 1
+            found = END_OF_HEAD.search(buffer, at, min(end, at + HEAD_LIMIT))
+            if found is not None:
+                self._begin(parse_head(bytes(memoryview(buffer)[at : found.end()])))
+                return found.end()
+            if at < end:
+                self._set_deadline(self._shared.head_timeout.total_seconds())
+        before = len(self._head)
+        self._head += buffer[at : min(end, at + HEAD_LIMIT + 1 - before)]
+        found = END_OF_HEAD.search(self._head, max(0, before - 3))
+        if found is None:
+            check_beginning(self._head)
+            if len(self._head) > HEAD_LIMIT:
+                raise HeadTooLarge
+            return end
+        head, self._head = self._head, bytearray()
+        self._begin(parse_head(bytes(head[: found.end()])))
+        return at + found.end() - before
+
+    def _take_body(self, buffer: bytearray, at: int, end: int) -> int:
+        exchange = cast("Exchange", self._exchange)
+        if self._chunks is None:
+            stop = min(end, at + self._rest_bytes)
+            exchange.feed(bytes(memoryview(buffer)[at:stop]))
+            self._rest_bytes -= stop - at
+            has_ended = not self._rest_bytes
+        else:
+            pieces, stop = self._chunks.take(buffer, at, end)
+            self._is_dear = len(pieces) > DEAR_PIECES
+            if pieces:
+                exchange.feed(join(pieces))
+            has_ended = self._chunks.has_ended
+        if has_ended:
+            self._end_body()
+        elif exchange.unread_bytes > self._intake.slice_bytes:
+            self._stop_reading()
+        return stop
+
+    def _take_surplus(self, buffer: bytearray, at: int, end: int) -> None:
+        if self._state is State.WHOLE:
+            self._held += bytes(memoryview(buffer)[at:end])
+            self._stop_reading()
+        elif self._state is State.LINGER:
+            self._lingered_bytes += end - at
+            if self._lingered_bytes > LINGER_BYTES:
+                self._abort()
+
+    # ── from one request to the next ─────────────────────────────────────────────────────────────
+
+    def _begin(self, head: RequestHead) -> None:
+        framing = parse_framing(head.headers, head.http_version)
+        exchange = Exchange(self, head.method, head.http_version, framing, keep_alive=head.keep_alive)
+        self._exchange = exchange
+        self._deadline = None
+        self._frame(framing)
+        scope = {
+            **self._scope_of_connection,
+            "http_version": head.http_version,
+            "method": head.method,
+            "path": self._root_path + unquote_to_bytes(head.raw_path).decode("utf-8", "replace"),
+            "raw_path": self._root_path.encode("ascii") + head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self._app_state.copy(),
+            "extensions": {EXTENSION: exchange, INFORMATIONAL: {}},
+        }
+        task = self._loop.create_task(self._run(exchange, scope), context=contextvars.Context())
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
+
+    def _frame(self, framing: Framing) -> None:
+        exchange = cast("Exchange", self._exchange)
+        self._chunks = None
+        self._is_dear = False
+        self._rest_bytes = framing.length or 0
+        if framing.length == 0:
+            self._state = State.WHOLE
+            exchange.end()
+            return
+        if framing.length is None:
+            self._chunks = ChunkedBody()
+        self._state = State.BODY
+        self._intake.enter()
+
+    def _end_body(self) -> None:
+        self._intake.leave()
+        self._state = State.WHOLE
+        cast("Exchange", self._exchange).end()
+
+    def _leave_body(self) -> None:
+        if self._state is State.BODY:
+            self._intake.leave()
+
+    async def _run(self, exchange: Exchange, scope: dict[str, Any]) -> None:
+        """Let the app answer; an answer that it does not finish is cut."""
+        try:
+            await self._app(cast("Any", scope), cast("Any", exchange.receive), cast("Any", exchange.send))
+        except Exception:
+            logger.exception("the app failed")
+        finally:
+            if not exchange.is_complete and not self.is_gone:
+                self.cut()
+
+    def complete(self, *, keep: bool) -> None:
+        """The answer was sent: on to the next request, or to the end of the connection."""
+        self._server.total_requests += 1
+        if self._state is not State.WHOLE or not keep:
+            self._linger()
+            return
+        self._exchange = None
+        self._state = State.HEAD
+        self._set_deadline(self._idle_seconds)
+        if self._held:
+            held, self._held = bytearray(self._held), b""
+            self._take(held, 0, len(held))
+        self.read_on()
+
+    def _refuse(self, fault: RelayError) -> None:
+        """Answer by ourselves, or let the app do it, and read no more requests."""
+        if self._exchange is not None:
+            self._leave_body()
+            self._state = State.WHOLE
+            self._exchange.fail(fault)
+            return
+        status, fields, body = self._shared.refuse(fault)
+        Exchange(self, "POST", "1.1", Framing(0, expects_continue=False), keep_alive=False).answer(status, fields, body)
+
+    def _linger(self) -> None:
+        """Send our end, and drop what still comes until the client sees it."""
+        self._leave_body()
+        self._exchange = None
+        self._held = b""
+        if self._has_eof:
+            self.cut()
+            return
+        self._state = State.LINGER
+        self._set_deadline(LINGER_SECONDS)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.read_on()
+
+    def cut(self) -> None:
+        """End the connection so that the client sees that its answer is not whole."""
+        self._leave_body()
+        self._state = State.CLOSED
+        if self._writable is not None:
+            self._abort()
+            return
+        self._set_deadline(CLOSE_SECONDS)
+        self._transport.close()
+
+    def _abort(self) -> None:
+        self._state = State.CLOSED
+        self._transport.abort()
+
+    # ── reading, writing, the clock ──────────────────────────────────────────────────────────────
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep them until the client takes them."""
+        self._transport.write(data)
+
+    @property
+    def is_writable(self) -> bool:
+        """True while the client takes what is sent."""
+        return self._writable is None
+
+    async def writable(self) -> None:
+        """Wait until the client has taken enough of what was sent."""
+        while self._writable is not None and not self.is_gone:
+            await self._writable.wait()
+
+    def read_on(self) -> None:
+        """Go on reading; the app has taken what there was."""
+        if not self._is_reading and not self.is_gone and not self._held and not self._transport.is_closing():
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading and not self._transport.is_closing():
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+
+    def tick(self, now: float) -> None:
+        """Look at the clock, and for a client that vanished while nothing is read from it."""
+        if self._deadline is not None and now >= self._deadline:
+            self._expire()
+        elif not self._is_reading and self._state is State.BODY and self._is_reset():
+            self._transport.abort()
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if self._state is State.HEAD and self._head:
+            self._head.clear()
+            self._refuse(ClientTooSlow("The head of the request did not come in time."))
+        elif self._state is State.HEAD:
+            self._transport.close()
+        else:
+            self._abort()
+
+    def _is_reset(self) -> bool:
+        """Ask the system whether the client has reset the connection: nothing is told of that while nothing is read."""
+        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        if plain is None or sys.platform != "linux":
+            return False
+        state: int = struct.unpack("B", plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1))[0]
+        return state == _TCP_CLOSE

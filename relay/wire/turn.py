@@ -1,0 +1,364 @@
+"""One request and its answer on one connection: two directions, neither of which waits for the other.
+
+Theory of operation
+-------------------
+``run`` starts the *pump*, a task that writes the head and then the body as the client gives it, and returns when the head
+of a final answer has come, which may be before the body's end. From then on the answer is read by ``pieces``, while the
+pump goes on.
+
+    final status of 300 or more, body unfinished     the pump stops; the connection is of no further use
+    2xx, body unfinished                             the pump goes on; ``sent`` says in the end whether it got through
+    the body breaks (the client's fault)             the connection is aborted: the request never ends cleanly
+    the connection breaks                            what has come already is read out first: it may be the answer
+    nothing moves                                    see the clock
+
+The clock is one timer, looked at when it could have run out, not set anew at every step. It runs while the peer is what
+is waited for: to take what was written (any byte that it acknowledges counts as progress), or, once the body is written,
+to answer. It does not run while the client is what is waited for.
+
+Strict counting: a body that ends before its declared length, or goes on past it, aborts the connection. Bytes that come
+after the answer, or before a request, make the connection useless. 1xx answers are counted and dropped, 101 is an error.
+Everything that is kept is bounded: the answer's head by ``HEAD_LIMIT``, its unread body by ``RECEIVE_LIMIT``.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import httptools
+import httpx
+
+from relay.errors import RelayError
+from relay.wire.channel import Channel
+
+HEAD_LIMIT: Final = 64 * 1024
+RECEIVE_LIMIT: Final = 256 * 1024
+JOIN_LIMIT: Final = 64 * 1024
+INTERIM_MOST: Final = 10_000
+INTERIM_BYTES: Final = 64 * 1024 + 256 * INTERIM_MOST
+_NO_BODY: Final = frozenset([204, 304])
+_SWITCHING: Final = 101
+_FIRST_REFUSAL: Final = 300
+
+
+class Turn:
+    """One request and its answer."""
+
+    def __init__(self, channel: Channel, request: httpx.Request) -> None:
+        self._channel = channel
+        self._request = request
+        self._is_head_asked = request.method == "HEAD"
+        self._idle_seconds: float | None = request.extensions.get("timeout", {}).get("read")
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._headed: asyncio.Future[None] = self._loop.create_future()
+        self._news = asyncio.Event()
+        self._unwritten = b""
+        self._pump_task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
+        self._head_bytes = 0
+        self._interim = 0
+        self._pieces: list[bytes] = []
+        self._unread_bytes = 0
+        self._is_paused = False
+        self._is_reading = False
+        self._is_asking_client = False
+        self._is_until_close = False
+        self._stalled_since = 0.0
+        self._unsent_bytes = 0
+        self._declared_bytes: int | None = None
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_body_asked = False
+        self.is_sent = False
+        self.is_answered = False
+        self.is_spoiled = False
+
+    @property
+    def is_over(self) -> bool:
+        """True once both directions have ended, well or not."""
+        return self.is_answered and self._pump_task is not None and self._pump_task.done()
+
+    @property
+    def is_silent(self) -> bool:
+        """True while not a byte of an answer has come."""
+        return not self._head_bytes
+
+    # ── the request ──────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Send the request; return when the head of its answer has come. The body may still be going.
+
+        Raises:
+            httpx.TransportError: the connection broke or stood still.
+            RelayError: the body broke.
+        """
+        self._channel.begin(self)
+        self._stalled_since = self._loop.time()
+        self._set_timer(self._idle_seconds)
+        self._pump_task = self._loop.create_task(self._pump(), name="pump")
+        await self._headed
+
+    async def _pump(self) -> None:
+        try:
+            self._unwritten = self._head()
+            # The head waits for the first piece, or for the end of this turn of the loop: a small request is one write.
+            self._loop.call_soon(self._flush)
+            await self._send_body()
+        except asyncio.CancelledError:
+            raise
+        except (RelayError, httpx.TransportError) as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever broke the body: the connection must not be used again
+            self._fail(httpx.LocalProtocolError(type(error).__name__))
+
+    def _flush(self) -> None:
+        self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        """Write a piece behind what was not written yet; a large one by itself, without copying it."""
+        before, self._unwritten = self._unwritten, b""
+        if not self._channel.is_open:
+            return
+        if before and len(data) <= JOIN_LIMIT:
+            self._channel.write(before + data)
+            return
+        for piece in (before, data):
+            if piece:
+                self._channel.write(piece)
+
+    def _head(self) -> bytes:
+        target: bytes = self._request.extensions.get("target") or self._request.url.raw_path
+        lines = [self._request.method.encode("ascii") + b" " + target + b" HTTP/1.1"]
+        for name, value in self._request.headers.raw:
+            lines.append(name + b": " + value)
+            if name.lower() == b"content-length":
+                self._declared_bytes = int(value)
+        head = b"\r\n".join([*lines, b"", b""])
+        if head.count(b"\r\n") != len(lines) + 1 or head.count(b"\n") != len(lines) + 1 or b"\0" in head:
+            raise httpx.LocalProtocolError("a header field holds a line break")
+        return head
+
+    async def _send_body(self) -> None:
+        rest = self._declared_bytes
+        is_chunked = b"transfer-encoding" in {name.lower() for name, _ in self._request.headers.raw}
+        stream = self._request.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
+        chunks = aiter(stream)
+        before = b""
+        while (rest is None or rest > 0) and (chunk := await self._next(chunks)) is not None:
+            if rest is not None:
+                rest -= len(chunk)
+                if rest < 0:
+                    raise httpx.LocalProtocolError("more than the declared length")
+            elif is_chunked:
+                self._unwritten += before + b"%x\r\n" % len(chunk)
+                before = b"\r\n"
+            if not self._channel.is_open:
+                return
+            self._write(chunk)
+            del chunk
+            if self._channel.is_full:
+                self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+                await self._channel.drained()
+        if rest:
+            raise httpx.LocalProtocolError("less than the declared length")
+        if rest == 0 and self._declared_bytes:
+            await self._next(chunks)  # lets the body see its own end
+        if is_chunked:
+            before += b"0\r\n\r\n"
+        self._write(before)
+        self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+        self.is_sent = True
+        self._news.set()
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        self.is_body_asked = self._is_asking_client = True
+        try:
+            while True:
+                chunk = await anext(chunks, None)
+                if chunk != b"":
+                    return chunk
+        finally:
+            self._is_asking_client = False
+
+    # ── the answer ───────────────────────────────────────────────────────────────────────────────
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the answer's body as it comes.
+
+        Raises:
+            httpx.TransportError: it broke, or stood still.
+            RelayError: the request's body broke meanwhile.
+        """
+        while True:
+            if self._pieces:
+                piece = b"".join(self._pieces)
+                self._pieces.clear()
+                self._unread_bytes = 0
+                self._read_on()
+                yield piece
+            elif self.is_answered:
+                return
+            else:
+                await self._wait()
+
+    async def sent(self) -> bool:
+        """Wait until the whole body is written, or never will be."""
+        while not self.is_sent and self._failure is None and self._channel.is_open:
+            await self._wait()
+        return self.is_sent
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._news.clear()
+        self._is_reading = True
+        self._stalled_since = self._loop.time()
+        try:
+            await self._news.wait()
+        finally:
+            self._is_reading = False
+
+    def _read_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._channel.resume_reading()
+
+    # ── what the connection tells ────────────────────────────────────────────────────────────────
+
+    def take(self, data: memoryview) -> None:
+        """Bytes have come."""
+        self._stalled_since = self._loop.time()
+        if self.is_answered:
+            self.is_spoiled = True
+            return
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(httpx.RemoteProtocolError("the destination wants another protocol"))
+        except httptools.HttpParserError:
+            if self.is_answered:
+                self.is_spoiled = True
+            else:
+                self._fail(httpx.RemoteProtocolError("not an HTTP/1.1 answer"))
+        if not self.status and self._head_bytes > (HEAD_LIMIT if not self._interim else INTERIM_BYTES):
+            self._fail(httpx.RemoteProtocolError("the head of the answer is too long"))
+        if self._unread_bytes > RECEIVE_LIMIT and not self._is_paused:
+            self._is_paused = True
+            self._channel.pause_reading()
+
+    def end(self, failure: Exception | None) -> None:
+        """The connection has ended; ``failure`` where it was not the peer's own end."""
+        self.is_spoiled = True
+        if self.status and not self.is_answered and failure is None and self._is_until_close:
+            self._complete()
+        elif not self.is_answered:
+            self._fail(httpx.ReadError("the connection broke"))
+        self._news.set()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """For the parser. Trailers, and the fields of what follows the answer, are nobody's."""
+        if not self.status:
+            self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """For the parser."""
+        status = self._parser.get_status_code()
+        if status < 200 and status != _SWITCHING:
+            self._interim += 1
+            self.headers = []
+            if self._interim > INTERIM_MOST:
+                self._fail(httpx.RemoteProtocolError("interim answers without end"))
+            return
+        if self.is_answered or self.status:
+            self.is_spoiled = True
+            return
+        names = {name for name, _ in self.headers}
+        self._is_until_close = not names & {b"content-length", b"transfer-encoding"}
+        self.status = status
+        if status >= _FIRST_REFUSAL and not self.is_sent:
+            self._stop_pump()
+        if not self._headed.done():
+            self._headed.set_result(None)
+        if self._is_head_asked:
+            self.is_spoiled = True
+            self._complete()
+
+    def on_body(self, data: bytes) -> None:
+        """For the parser."""
+        if not self.is_answered:
+            self._pieces.append(data)
+            self._unread_bytes += len(data)
+            self._news.set()
+
+    def on_message_complete(self) -> None:
+        """For the parser."""
+        if self.status and not self.is_answered:
+            self._complete()
+
+    def _complete(self) -> None:
+        self.is_answered = True
+        self.is_spoiled = self.is_spoiled or not self._parser.should_keep_alive()
+        self._news.set()
+
+    # ── how it ends ──────────────────────────────────────────────────────────────────────────────
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.is_spoiled = True
+        self._channel.abort()
+        self._stop_pump()
+        if not self._headed.done():
+            self._headed.set_exception(self._failure)
+        self._news.set()
+
+    def _stop_pump(self) -> None:
+        if self._pump_task is not None and self._pump_task is not asyncio.current_task():
+            self._pump_task.cancel()
+
+    async def close(self) -> bool:
+        """End both directions; true when the connection may serve another turn."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._headed.done() and not self._headed.cancelled():
+            self._headed.exception()
+        is_clean = self.is_sent and self.is_answered and not self.is_spoiled and self._failure is None and self._channel.is_open
+        if not is_clean:
+            self._channel.abort()
+        if self._pump_task is not None and not self._pump_task.done():
+            self._pump_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({self._pump_task})
+        if is_clean:
+            self._channel.finish()
+        return is_clean
+
+    # ── the clock ────────────────────────────────────────────────────────────────────────────────
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """See whether the peer has let us wait for too long."""
+        assert self._idle_seconds is not None  # noqa: S101 - the timer runs only with it
+        now = self._loop.time()
+        is_writing = not self.is_sent and not self._is_asking_client
+        is_waiting = is_writing or (self.is_sent and (self._is_reading or not self._headed.done()))
+        if not is_waiting:
+            self._stalled_since = now
+        elif (unsent := self._channel.unsent_bytes) < self._unsent_bytes:
+            self._unsent_bytes, self._stalled_since = unsent, now
+        left = self._stalled_since + self._idle_seconds - now
+        if left > 0:
+            self._set_timer(left)
+        elif is_writing:
+            self._fail(httpx.WriteTimeout("the destination takes nothing"))
+        else:
+            self._fail(httpx.ReadTimeout("no answer in time"))
