@@ -101,6 +101,8 @@ class UploadDoor:
         )
         try:
             async with self._relay.attempt(entry) as attempt:
+                if incoming.exchange is not None:
+                    incoming.exchange.on_departure = attempt.abandon
                 check_grant(grant, tenant.Scope.UPLOAD)
                 check_no_loop(head.headers, b"relay-" + self._pseudonym)
                 passage = Passage(

@@ -13,10 +13,10 @@ from relay.errors import FramingInvalid
 LINE_LIMIT = 4 * 1024
 TRAILERS_LIMIT = 16 * 1024
 
-_EXTENSIONS = rb"(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n"
+_EXTENSIONS = rb"(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4000})?\r\n"
 _FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})" + _EXTENSIONS)
 _NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})" + _EXTENSIONS)
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,80}:[\t\x20-\x7e\x80-\xff]{0,4000}\r\n")
 _END = b"\r\n"
 
 

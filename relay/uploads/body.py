@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import google_crc32c
 
-from relay.errors import BodyIncomplete, ClientTooSlow, RelayError, UploadTooLarge
+from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
 from relay.ledger.entry import now_us
 from relay.settings import UploadSettings
 
@@ -44,6 +44,7 @@ class RequestBody:
         self.completed_us: int | None = None
         self.fault: RelayError | None = None
         self.is_asked = False
+        self._is_waiting = False
         if declared_bytes == 0:
             self.completed_us = now_us()
 
@@ -56,6 +57,13 @@ class RequestBody:
     def crc32c(self) -> str:
         """CRC-32C of the bytes taken so far, in hex."""
         return f"{self._crc:08x}"
+
+    def abandon(self) -> bool:
+        """Say that the client has left before its body was whole; true when nobody would notice, since nobody is asking for it."""
+        if self._is_waiting or self.is_whole or self.fault is not None:
+            return False
+        self.fault = ClientGone()
+        return True
 
     def __aiter__(self) -> Self:
         return self
@@ -73,12 +81,14 @@ class RequestBody:
             raise self.fault
         if self.is_whole:
             raise StopAsyncIteration
-        self.is_asked = True
+        self.is_asked = self._is_waiting = True
         try:
             chunk = await self._take()
         except RelayError as error:
             self.fault = error
             raise
+        finally:
+            self._is_waiting = False
         if chunk is None:
             raise StopAsyncIteration
         return chunk

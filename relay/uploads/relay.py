@@ -126,6 +126,11 @@ class Attempt:
             with contextlib.suppress(TimeoutError):
                 await answer.end(last)
 
+    def abandon(self) -> None:
+        """The client left before its whole body came: end what runs at once, even where the destination takes nothing of it."""
+        if self._run is not None and self._body is not None and self._body.abandon():
+            self._run.cut()
+
     def _begin(self, body: RequestBody) -> None:
         self._relay.journal.begin(self.entry)
         self._run = self._relay.running.enter(self.entry, body)

@@ -10,6 +10,8 @@ its attempt, which asks ``Run.is_cut``, finishes the entry as ``cancelled``. Two
   the loop: what is as good as delivered cannot be cut any more.
 - ``cut`` returns when the entry has finished, and says yes only if it finished as ``cancelled`` by this very cut.
 
+A client that leaves while nothing is read from it is cut off the same way; its body says then that it is gone, and so does the entry.
+
 Not here: other processes (``live_socket``, ``siblings``), and who may cut (``live``).
 """
 
@@ -139,7 +141,7 @@ class Run:
             self.task.get_loop().call_later(RETRY_SECONDS, self._cancel)
             return
         self.is_cut = True
-        self.task.cancel("cut by an operator")
+        self.task.cancel("cut")
 
     def take_cut_back(self) -> bool:
         """Take the request to cancel back, once it has done its work; true when nobody else wants the task to end."""

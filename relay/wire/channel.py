@@ -15,6 +15,8 @@ from typing import Final, Protocol, cast
 
 RECEIVE_BYTES: Final = 64 * 1024
 SEND_LIMIT: Final = 256 * 1024
+READ_OUT_MOST: Final = 64
+"""Reads of what lies in the socket of a broken connection: more is no answer's head."""
 
 _received = bytearray(RECEIVE_BYTES)
 _view = memoryview(_received)
@@ -64,19 +66,26 @@ class Channel(asyncio.BufferedProtocol):
         was_open, self.is_open = self.is_open, False
         self.resume_writing()
         if self._reader is not None and was_open:
-            self._read_out()
-        if self._reader is not None and was_open:
-            self._reader.end(exc or ConnectionResetError("closed"))
+            has_ended = self._read_out()
+            if self._reader is not None:
+                self._reader.end(None if has_ended else exc or ConnectionResetError("closed"))
 
-    def _read_out(self) -> None:
-        """Read what lies unread in the socket: a write that fails makes the loop forget an answer that has come already."""
+    def _read_out(self) -> bool:
+        """Read what lies unread in the socket, and say whether the peer's own end was among it.
+
+        A write that fails makes the loop forget an answer that has come already.
+        """
         plain: socket.socket | None = self._transport.get_extra_info("socket")
         if plain is None or plain.fileno() < 0 or self._transport.get_extra_info("ssl_object") is not None:
-            return
+            return False
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(plain.fileno())) as rest:
             rest.setblocking(False)
-            while self._reader is not None and (count := rest.recv_into(_view)):
+            for _ in range(READ_OUT_MOST):
+                count = rest.recv_into(_view)
+                if not count or self._reader is None:
+                    return not count
                 self._reader.take(_view[:count])
+        return False
 
     @property
     def is_quiet(self) -> bool:
@@ -129,7 +138,7 @@ class Channel(asyncio.BufferedProtocol):
     async def drained(self) -> None:
         """Wait until the peer has taken enough, or the connection is lost."""
         if self._writable is not None:
-            await asyncio.shield(self._writable)
+            await self._writable
 
     @property
     def unsent_bytes(self) -> int:

@@ -104,6 +104,16 @@ class Exchange:
     # ── what the app asks ────────────────────────────────────────────────────────────────────────
 
     @property
+    def is_told(self) -> bool:
+        """True once the client has been sent all of an answer whose length it was told, whatever the app still does."""
+        return self.is_complete or (self.is_started and self._rest_bytes == 0 and not self._head)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """True of an answer that has no other end: one of unknown length to an HTTP/1.0 client."""
+        return self.is_started and self._rest_bytes is None and not self._is_chunked
+
+    @property
     def has_news(self) -> bool:
         """True when ``receive`` would not wait."""
         return bool(self._pieces) or self.is_whole

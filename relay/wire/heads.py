@@ -14,6 +14,8 @@ END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 """What every reader of HTTP takes for the end of a head, those included that take a bare LF; the parser then refuses it."""
 
 _METHOD: Final = re.compile(rb"[A-Z][A-Z-]{0,31}(?: |\Z)")
+_FIRST_LINE: Final = re.compile(rb"[A-Z][A-Z-]* [!-\"$-~]+ HTTP/1\.[01]\r\n")
+"""Stricter than the parser, which takes RTSP, several spaces and a fragment as well."""
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -64,6 +66,8 @@ def parse_head(head: bytes) -> RequestHead:
         FramingInvalid: it is not the head of an HTTP/1 request.
         HeadTooLarge: it has too many fields.
     """
+    if not _FIRST_LINE.match(head):
+        raise FramingInvalid("The request is not HTTP/1.1.")
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:

@@ -54,6 +54,7 @@ from relay.wire.intake import Intake
 
 TICK_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 2.0
+LINGER_MOST_SECONDS: Final = 60.0
 LINGER_BYTES: Final = 8 * 1024 * 1024
 CLOSE_SECONDS: Final = 10.0
 WRITE_LIMIT: Final = 256 * 1024
@@ -131,12 +132,15 @@ class Connection(asyncio.BufferedProtocol):
         self._exchange: Exchange | None = None
         self._rest_bytes = 0
         self._chunks: ChunkedBody | None = None
-        self._held = b""
+        self._held = bytearray()
+        self._held_at = 0
         self._is_dear = False
         self._is_reading = True
         self._writable: asyncio.Event | None = None
         self._deadline: float | None = None
         self._lingered_bytes = 0
+        self._unsent_bytes = 0
+        self._last_end = 0.0
         self._has_eof = False
         self.is_gone = False
 
@@ -198,10 +202,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def shutdown(self) -> None:
         """End when the running request has its answer; uvicorn calls this when it stops."""
-        if self._exchange is None:
-            self._transport.close()
-        else:
+        if self._exchange is not None:
             self._exchange.keep_alive = False
+        elif self._state is State.HEAD:
+            self._close()
+        else:
+            self._transport.close()
 
     # ── what has come ────────────────────────────────────────────────────────────────────────────
 
@@ -226,8 +232,9 @@ class Connection(asyncio.BufferedProtocol):
             if found is not None:
                 self._begin(parse_head(bytes(memoryview(buffer)[at : found.end()])))
                 return found.end()
-            if at < end:
-                self._set_deadline(self._shared.head_timeout.total_seconds())
+            if at >= end:
+                return end
+            self._set_deadline(self._shared.head_timeout.total_seconds())
         before = len(self._head)
         self._head += buffer[at : min(end, at + HEAD_LIMIT + 1 - before)]
         found = END_OF_HEAD.search(self._head, max(0, before - 3))
@@ -261,7 +268,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_surplus(self, buffer: bytearray, at: int, end: int) -> None:
         if self._state is State.WHOLE:
-            self._held += bytes(memoryview(buffer)[at:end])
+            if buffer is not self._held:
+                at, self._held = 0, self._held[self._held_at :] + buffer[at:end]
+            self._held_at = at
             self._stop_reading()
         elif self._state is State.LINGER:
             self._lingered_bytes += end - at
@@ -294,7 +303,6 @@ class Connection(asyncio.BufferedProtocol):
     def _frame(self, framing: Framing) -> None:
         exchange = cast("Exchange", self._exchange)
         self._chunks = None
-        self._is_dear = False
         self._rest_bytes = framing.length or 0
         if framing.length == 0:
             self._state = State.WHOLE
@@ -302,6 +310,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         if framing.length is None:
             self._chunks = ChunkedBody()
+        else:
+            self._is_dear = False
         self._state = State.BODY
         self._intake.enter()
 
@@ -334,9 +344,15 @@ class Connection(asyncio.BufferedProtocol):
         self._state = State.HEAD
         self._set_deadline(self._idle_seconds)
         if self._held:
-            held, self._held = bytearray(self._held), b""
-            self._take(held, 0, len(held))
+            self._take_held()
         self.read_on()
+
+    def _take_held(self) -> None:
+        held, at = self._held, self._held_at
+        self._held_at = len(held)
+        self._take(held, at, len(held))
+        if self._held is held and self._held_at == len(held):
+            self._held = bytearray()
 
     def _refuse(self, fault: RelayError) -> None:
         """Answer by ourselves, or let the app do it, and read no more requests."""
@@ -350,27 +366,48 @@ class Connection(asyncio.BufferedProtocol):
 
     def _linger(self) -> None:
         """Send our end, and drop what still comes until the client sees it."""
+        is_whole = self._state is State.WHOLE
         self._leave_body()
         self._exchange = None
-        self._held = b""
-        if self._has_eof:
-            self.cut()
-            return
+        self._held = bytearray()
         self._state = State.LINGER
+        self._unsent_bytes = self._transport.get_write_buffer_size() + 1
+        self._last_end = self._loop.time() + LINGER_MOST_SECONDS
         self._set_deadline(LINGER_SECONDS)
-        if self._transport.can_write_eof():
+        can_send_end = self._transport.can_write_eof()  # not over TLS
+        if self._has_eof or (is_whole and not can_send_end):
+            self._transport.close()  # when everything is sent
+            return
+        if can_send_end:
             self._transport.write_eof()
         self.read_on()
 
     def cut(self) -> None:
         """End the connection so that the client sees that its answer is not whole."""
-        self._leave_body()
-        self._state = State.CLOSED
-        if self._writable is not None:
-            self._abort()
+        exchange = self._exchange
+        if exchange is not None and exchange.is_told:
+            self._linger()
             return
+        self._leave_body()
+        if exchange is not None and exchange.ends_with_connection:
+            self._reset()
+        elif self._writable is not None:
+            self._abort()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Close when everything is sent, but not later than the clock allows."""
+        self._state = State.CLOSED
         self._set_deadline(CLOSE_SECONDS)
         self._transport.close()
+
+    def _reset(self) -> None:
+        """Close so that the client cannot take it for the end of an answer."""
+        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        if plain is not None:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._abort()
 
     def _abort(self) -> None:
         self._state = State.CLOSED
@@ -418,10 +455,17 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is State.HEAD and self._head:
             self._head.clear()
             self._refuse(ClientTooSlow("The head of the request did not come in time."))
-        elif self._state is State.HEAD:
-            self._transport.close()
+        elif self._state is State.LINGER and self._has_progress():
+            self._set_deadline(CLOSE_SECONDS)
+        elif self._state in {State.HEAD, State.LINGER}:
+            self._close()
         else:
             self._abort()
+
+    def _has_progress(self) -> bool:
+        """True while the client goes on taking the last answer, and has not done so for too long."""
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        return 0 < self._unsent_bytes < before and self._loop.time() < self._last_end
 
     def _is_reset(self) -> bool:
         """Ask the system whether the client has reset the connection: nothing is told of that while nothing is read."""

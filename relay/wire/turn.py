@@ -37,7 +37,6 @@ RECEIVE_LIMIT: Final = 256 * 1024
 JOIN_LIMIT: Final = 64 * 1024
 INTERIM_MOST: Final = 10_000
 INTERIM_BYTES: Final = 64 * 1024 + 256 * INTERIM_MOST
-_NO_BODY: Final = frozenset([204, 304])
 _SWITCHING: Final = 101
 _FIRST_REFUSAL: Final = 300
 
@@ -57,12 +56,13 @@ class Turn:
         self._unwritten = b""
         self._pump_task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._head_bytes = 0
         self._interim = 0
         self._pieces: list[bytes] = []
         self._unread_bytes = 0
         self._is_paused = False
+        self._is_stopped = False
         self._is_reading = False
         self._is_asking_client = False
         self._is_until_close = False
@@ -107,7 +107,9 @@ class Turn:
             # The head waits for the first piece, or for the end of this turn of the loop: a small request is one write.
             self._loop.call_soon(self._flush)
             await self._send_body()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
+            if not self._is_stopped:  # the body was cancelled, not the pump: whoever waits for an answer must not wait for ever
+                self._fail(cancelled)
             raise
         except (RelayError, httpx.TransportError) as error:
             self._fail(error)
@@ -261,6 +263,11 @@ class Turn:
             self._fail(httpx.ReadError("the connection broke"))
         self._news.set()
 
+    def on_message_begin(self) -> None:
+        """For the parser. The first byte of another answer, in the same read as the end of this one, is one too many."""
+        if self.is_answered:
+            self.is_spoiled = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """For the parser. Trailers, and the fields of what follows the answer, are nobody's."""
         if not self.status:
@@ -308,7 +315,7 @@ class Turn:
 
     # ── how it ends ──────────────────────────────────────────────────────────────────────────────
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
         self.is_spoiled = True
@@ -319,6 +326,7 @@ class Turn:
         self._news.set()
 
     def _stop_pump(self) -> None:
+        self._is_stopped = True
         if self._pump_task is not None and self._pump_task is not asyncio.current_task():
             self._pump_task.cancel()
 
@@ -332,7 +340,7 @@ class Turn:
         if not is_clean:
             self._channel.abort()
         if self._pump_task is not None and not self._pump_task.done():
-            self._pump_task.cancel()
+            self._stop_pump()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({self._pump_task})
         if is_clean:

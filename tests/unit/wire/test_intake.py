@@ -1,0 +1,34 @@
+"""The receive buffer: what one read may fill, by how many uploads share the budget."""
+
+import pytest
+from pydantic import ByteSize
+
+from relay.settings import MemorySettings
+from relay.wire.intake import LARGEST, PIECES_HELD, SMALLEST, TINY, Intake
+
+BUDGET = 64 << 20
+
+
+@pytest.mark.parametrize("running", [0, 1, 2, 16, 17, 40, 256, 5000])
+def test_all_uploads_together_stay_within_the_budget(running: int) -> None:
+    intake = Intake(MemorySettings(buffers=ByteSize(BUDGET)))
+    for _ in range(running):
+        intake.enter()
+    assert SMALLEST <= intake.slice_bytes <= LARGEST
+    assert intake.slice_bytes == SMALLEST or running * PIECES_HELD * intake.slice_bytes <= BUDGET
+
+
+def test_few_get_large_pieces_again_when_the_others_have_left() -> None:
+    intake = Intake(MemorySettings(buffers=ByteSize(BUDGET)))
+    for _ in range(1000):
+        intake.enter()
+    assert intake.slice_bytes == SMALLEST
+    for _ in range(999):
+        intake.leave()
+    assert intake.slice_bytes == LARGEST
+
+
+def test_every_piece_is_a_view_of_the_one_buffer() -> None:
+    intake = Intake(MemorySettings(buffers=ByteSize(BUDGET)))
+    intake.slice[:5] = b"hello"
+    assert (bytes(intake.buffer[:5]), bytes(intake.tiny[:5]), len(intake.tiny)) == (b"hello", b"hello", TINY)
