@@ -130,7 +130,7 @@ def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> 
     fields = {
         "method": scope["method"],
         "path": scope["path"][:2048],
-        "status": told.status or (ClientGone.status if context.code == ClientGone.code else None),
+        "status": ClientGone.status if context.code == ClientGone.code else told.status,  # as in the ledger: 499, read or not
         "outcome": context.outcome,
         "code": context.code,
         "request_id": context.request_id,

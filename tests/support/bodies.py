@@ -1,7 +1,7 @@
 """Items and bodies as a destination sees them, without a client or a server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -54,3 +54,19 @@ class ScriptedBody:
             await self._gate.wait()
         if self._fault is not None:
             raise self._fault
+
+
+Read = Callable[[], Awaitable[bytes | None]]
+
+
+class SourceOf:
+    """What a request's body reads from, made of one function."""
+
+    is_ready = False
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+
+    async def read(self) -> bytes | None:
+        """Read what the function gives."""
+        return await self._read()

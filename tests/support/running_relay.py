@@ -111,8 +111,11 @@ class RunningRelay:
 
 
 @contextlib.asynccontextmanager
-async def running_relay(database_url: str, folder: Path, **variables: str) -> AsyncIterator[RunningRelay]:
-    """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings."""
+async def running_relay(database_url: str, folder: Path, *, http: str | None = None, **variables: str) -> AsyncIterator[RunningRelay]:
+    """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
+
+    ``http`` names another protocol class of uvicorn's than our own.
+    """
     settings = load_settings(
         {
             "RELAY_DATABASE_URL": database_url,
@@ -128,7 +131,10 @@ async def running_relay(database_url: str, folder: Path, **variables: str) -> As
     app = create_app(settings)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: asyncio sets TCP_NODELAY
     listening.bind(("127.0.0.1", 0))
-    server = _Server(configure_server(app, settings))
+    config = configure_server(app, settings)
+    if http is not None:
+        config.http = http  # type: ignore[assignment] # one of its own names
+    server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started or serving.done())

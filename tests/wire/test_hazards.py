@@ -158,8 +158,12 @@ async def relays(postgres_server: TemplateServer, tmp_path_factory: pytest.TempP
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hazard", HAZARDS, ids=[hazard["name"] for hazard in HAZARDS])
 async def test_hazard(hazard: dict[str, Any], relays: Relays) -> None:
+    await check_hazard(hazard, await relays.of(hazard.get("settings", {})))
+
+
+async def check_hazard(hazard: dict[str, Any], relay: RunningRelay) -> None:
+    """Do as the row says, and see that what it expects has come of it."""
     expected = hazard["expect"]
-    relay = await relays.of(hazard.get("settings", {}))
     tenant = await relay.tenant(hazard["name"].replace("_", "-"))
     async with Upstream(conduct_of(hazard.get("upstream", {}))) as upstream:
         await relay.http_destination(tenant, upstream.url, **hazard.get("destination", {}))
@@ -214,3 +218,12 @@ async def check_upstream(upstream: Upstream, expected: dict[str, Any]) -> None:
         for index in range(count):
             assert (await upstream.ended(index)).ending == expected["upstream"]
         assert len(upstream.requests) == count
+
+
+PLAIN = ("plain_upload_with_length", "plain_upload_chunked", "client_gone_midway", "continue_refused", "early_refusal_that_closes")
+
+
+@pytest.mark.parametrize("hazard", [hazard for hazard in HAZARDS if hazard["name"] in PLAIN], ids=PLAIN)
+async def test_the_app_needs_no_server_of_its_own(hazard: dict[str, Any], database_url: str, tmp_path: Path) -> None:
+    async with running_relay(database_url, tmp_path, http="h11", **hazard.get("settings", {})) as relay:
+        await check_hazard(hazard, relay)

@@ -74,11 +74,9 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(app: App, *, head_seconds: float = 5.0, certificate: Certificate | None = None) -> AsyncIterator[Served]:
     """Serve an app on a free port, in this loop."""
-    surroundings = Surroundings(
-        intake=Intake(MemorySettings()), refuse=refusal_of, head_timeout=timedelta(seconds=head_seconds)
-    )
+    surroundings = Surroundings(intake=Intake(MemorySettings()), refuse=refusal_of, head_timeout=timedelta(seconds=head_seconds))
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type] # a plain ASGI app
+        app,
         http=functools.partial(Counting, surroundings),  # type: ignore[arg-type] # called like the class
         ws="none",
         lifespan="off",

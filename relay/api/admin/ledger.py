@@ -30,6 +30,7 @@ from relay.ledger.entry import Outcome
 from relay.ledger.exports import FORMS, Form, export_entries
 from relay.ledger.searches import EntryFilter
 from relay.protocols.header_rules import Framing
+from relay.wire.exchange import EXTENSION
 
 PIECE_BYTES = 64 << 10
 
@@ -145,7 +146,7 @@ class Download(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream page by page, for as long as the client takes it."""
-        client = Incoming(receive, Framing(0, expects_continue=False))
+        client = Incoming(receive, Framing(0, expects_continue=False), scope.get("extensions", {}).get(EXTENSION))
         context = context_of(scope)
         async with aclosing(self._rest) as pages:
             try:

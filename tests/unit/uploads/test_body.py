@@ -6,7 +6,8 @@ import pytest
 
 from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
 from relay.settings import UploadSettings
-from relay.uploads.body import Read, RequestBody
+from relay.uploads.body import RequestBody
+from tests.support.bodies import Read, SourceOf
 
 
 def reads(*chunks: bytes | type[RelayError] | None) -> Read:
@@ -22,7 +23,34 @@ def reads(*chunks: bytes | type[RelayError] | None) -> Read:
 
 
 def body(read: Read, *, declared: int | None = None, limit: int | None = None, **settings: timedelta | int) -> RequestBody:
-    return RequestBody(read, declared_bytes=declared, limit_bytes=limit, settings=UploadSettings.model_validate(settings))
+    return RequestBody(SourceOf(read), declared_bytes=declared, limit_bytes=limit, settings=UploadSettings.model_validate(settings))
+
+
+async def test_an_abandoned_body_is_the_clients_fault_unless_it_learns_of_that_by_itself() -> None:
+    source = body(reads(b"a", b"b"))
+    assert await anext(source) == b"a"
+    assert source.abandon()
+    assert not source.abandon()
+    with pytest.raises(ClientGone):
+        await anext(source)
+
+    gate = asyncio.Event()
+
+    async def wait() -> bytes | None:
+        await gate.wait()
+        raise ClientGone
+
+    waiting = body(wait)
+    asking = asyncio.ensure_future(anext(waiting))
+    await asyncio.sleep(0)
+    assert not waiting.abandon()
+    gate.set()
+    with pytest.raises(ClientGone):
+        await asking
+
+    whole = body(reads(b"a"), declared=1)
+    assert await anext(whole) == b"a"
+    assert not whole.abandon()
 
 
 async def taken(source: RequestBody) -> bytes:

@@ -24,6 +24,7 @@ from relay.uploads.live_socket import ASKING_MOST, LiveSocket
 from relay.uploads.questions import QUESTION_BYTES, ListQuestion
 from relay.uploads.running import Running
 from relay.uploads.siblings import Siblings
+from tests.support.bodies import SourceOf
 from tests.support.entries import make_entry
 from tests.support.postgres import make_private_folder
 from tests.support.waiting import until
@@ -39,7 +40,7 @@ async def read_nothing() -> bytes | None:
 def enter(running: Running, **members: str) -> str:
     """Register an upload of the current task and return its id."""
     entry = make_entry(**members)
-    running.enter(entry, RequestBody(read_nothing, declared_bytes=None, limit_bytes=None, settings=UploadSettings()))
+    running.enter(entry, RequestBody(SourceOf(read_nothing), declared_bytes=None, limit_bytes=None, settings=UploadSettings()))
     return entry.upload_id or ""
 
 

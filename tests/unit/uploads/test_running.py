@@ -13,6 +13,7 @@ from relay.ledger.entry import Entry, Outcome
 from relay.settings import UploadSettings
 from relay.uploads.body import RequestBody
 from relay.uploads.running import Run, Running, RunningFilter
+from tests.support.bodies import SourceOf
 from tests.support.entries import make_entry
 
 
@@ -20,7 +21,7 @@ def make_body() -> RequestBody:
     async def read() -> bytes | None:
         return None
 
-    return RequestBody(read, declared_bytes=None, limit_bytes=None, settings=UploadSettings())
+    return RequestBody(SourceOf(read), declared_bytes=None, limit_bytes=None, settings=UploadSettings())
 
 
 class Attempt:
