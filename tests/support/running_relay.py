@@ -133,7 +133,7 @@ async def running_relay(database_url: str, folder: Path, *, http: str | None = N
     listening.bind(("127.0.0.1", 0))
     config = configure_server(app, settings)
     if http is not None:
-        config.http = http  # type: ignore[assignment] # one of its own names
+        config.http = http
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:

@@ -260,11 +260,15 @@ async def test_a_body_of_another_length_is_never_ended(content: bytes) -> None:
 async def test_a_body_that_breaks_breaks_the_delivery(fault: BaseException, answer_after: int | None) -> None:
     async with Upstream(Conduct(answer_after=answer_after)) as upstream, destination(upstream.url) as to:
         gate = asyncio.Event()
-        with pytest.raises((RelayError, asyncio.CancelledError)):
-            asyncio.get_running_loop().call_later(0.1, gate.set)
+
+        async def run() -> None:
             async with to.deliver(make_item(), ScriptedBody([b"abc"], fault=fault, gate=gate)) as delivery:
                 assert delivery.status == 200
                 await delivery.settled()
+
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+        with pytest.raises((RelayError, asyncio.CancelledError)):
+            await run()
         await until(lambda: not upstream.open_connections)
         assert upstream.requests[0].ending == "cut"
     assert not pumps()

@@ -143,7 +143,7 @@ def in_loop(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.skipif(not HAS_UVLOOP, reason="no uvloop here"))])
-def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path) if is_tls else None
     body = b"x" * 3_000_000
 
@@ -281,7 +281,7 @@ async def test_a_reset_is_noticed_while_nothing_is_read() -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
-async def test_what_is_unread_is_bounded_and_reading_goes_on(is_chunked: bool) -> None:  # noqa: FBT001 - a case
+async def test_what_is_unread_is_bounded_and_reading_goes_on(is_chunked: bool) -> None:
     size = 48_000_000
     most = 0
 
@@ -458,20 +458,24 @@ async def test_a_stop_waits_for_what_runs_and_for_nothing_else() -> None:
             await gate.wait()
         await tell_path(scope, receive, send)
 
-    async with serving(wait) as served:
-        async with RawClient(*served.address) as idle, RawClient(*served.address) as fresh, RawClient(*served.address) as running:
-            await idle.send(GET % 1)
-            assert (await idle.answer()).body == b"/1"
-            await running.send(GET % 2)
-            await until(lambda: len(served.connections) == 3)
-            stopping = asyncio.create_task(served.stop())
-            assert (await idle.end(), await fresh.end()) == ("fin", "fin")
-            assert not stopping.done()
-            gate.set()
-            told = await running.answer()
-            assert (told.body, told.value("connection")) == (b"/2", "close")
-            assert await running.end() == "fin"
-            await stopping
+    async with (
+        serving(wait) as served,
+        RawClient(*served.address) as idle,
+        RawClient(*served.address) as fresh,
+        RawClient(*served.address) as running,
+    ):
+        await idle.send(GET % 1)
+        assert (await idle.answer()).body == b"/1"
+        await running.send(GET % 2)
+        await until(lambda: len(served.connections) == 3)
+        stopping = asyncio.create_task(served.stop())
+        assert (await idle.end(), await fresh.end()) == ("fin", "fin")
+        assert not stopping.done()
+        gate.set()
+        told = await running.answer()
+        assert (told.body, told.value("connection")) == (b"/2", "close")
+        assert await running.end() == "fin"
+        await stopping
 
 
 async def test_a_stop_does_not_wait_for_a_client_that_will_not_close() -> None:
