@@ -167,6 +167,8 @@ def _find_demo(data_dir: Path | None) -> tuple[str | None, str | None]:
     state = DemoFile.of(settings.data.dir).find()
     if state is None:
         return None, None
+    if state.url is not None:
+        return state.url, state.key
     host, port = parse_listen(settings.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every interface includes the loopback
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", state.key

@@ -35,7 +35,7 @@ async def test_other_methods_are_405_and_say_which_are_allowed(database_url: str
                     assert not answer.content
                 else:
                     problem_of(answer, 405, "method_not_allowed")
-        for path in ("/", "/upload", "/uploads", "/nothing", "/admin", "//upload/x"):
+        for path in ("/", "/upload", "/nothing", "/admin", "//upload/x"):
             problem_of(await client.post(path, headers=tenant.headers, content=b"x"), 404, "not_found")
         problem_of(await client.post("/livez", content=b"x"), 405, "method_not_allowed")
         assert not await relay.every_entry(), "neither of these is an upload"
