@@ -1,7 +1,8 @@
 """What a store made of an upload, and the indexes of the ledger's searches.
 
 The previous release runs on: it names the columns that it writes and reads, and the new one may be null. Making the indexes
-keeps shippers waiting, about ten seconds for a million entries; what they would have shipped waits in their journals.
+keeps shippers waiting, about ten seconds for a million entries, and nobody who reads; what they would have shipped waits in
+their journals.
 """
 
 from alembic import op
@@ -26,11 +27,12 @@ LISTINGS = {
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE ledger ADD COLUMN objects jsonb")
     for name, definition in INDEXES.items():
         op.execute(f"CREATE INDEX {name} ON ledger {definition}")
     for name, place in LISTINGS.items():
         op.execute(f"CREATE INDEX {name} ON {place}")
+    # Last: it is quick, and its lock, unlike theirs, would keep readers waiting for as long as the indexes take.
+    op.execute("ALTER TABLE ledger ADD COLUMN objects jsonb")
 
 
 def downgrade() -> None:

@@ -41,7 +41,7 @@ def dump(file: Path, data_dir: Path | None) -> None:
     Relay may go on meanwhile: the backup is of one moment. An embedded Postgres that does not run is started for it.
     FILE must not exist; it appears when it is whole. Only its owner can read it.
     """
-    if file.exists():
+    if os.path.lexists(file):
         raise Failure(f"{file} exists. Choose another name.")
     with _open_place(data_dir, is_to_exist=True) as place:
         if place.revision is None:
@@ -112,9 +112,18 @@ def _appearing(file: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(number, "wb") as opened:
             yield opened
             os.fsync(opened.fileno())
-        unfinished.rename(file)
-        beside = os.open(folder, os.O_RDONLY)
-        os.fsync(beside)
-        os.close(beside)
+        _name(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+    beside = os.open(folder, os.O_RDONLY)
+    os.fsync(beside)
+    os.close(beside)
+
+
+def _name(unfinished: Path, file: Path) -> None:
+    try:
+        os.link(unfinished, file)  # a rename would replace what has got the name meanwhile
+    except FileExistsError:
+        raise Failure(f"{file} exists. Choose another name.") from None
+    except OSError as error:
+        raise Failure(f"{file} cannot be written: {error.strerror}") from None

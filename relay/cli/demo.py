@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -51,7 +51,9 @@ def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
         _wait(run, lambda: _is_open(settings.demo.upstream_listen), "the example upstream does not listen")
         _wait(run, lambda: _is_ready(run.admin_url), "/readyz does not answer 200")
         click.echo(f"started in {time.monotonic() - started_at:.1f} s")
-        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), file.load()).all():
+        state = replace(file.load(), url=run.url)
+        file.save(state)
+        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), state).all():
             click.echo(line)
         run.supervisor.run()
 

@@ -18,12 +18,13 @@ LOOPBACK = "127.0.0.0/8,::1/128"
 
 @dataclass(frozen=True, slots=True)
 class DemoState:
-    """The demo's secrets. ``key`` and ``upstream_url`` are known once the database was prepared."""
+    """The demo's secrets and addresses. ``key`` and ``upstream_url`` are known once the database was prepared, ``url`` when it serves."""
 
     admin_token: str = field(repr=False)
     secret_key: str = field(repr=False)
     key: str | None = field(default=None, repr=False)
     upstream_url: str | None = None
+    url: str | None = None
 
 
 def new_state() -> DemoState:

@@ -11,6 +11,7 @@ for it would take the key elsewhere; proxy variables of the environment are not 
 """
 
 import contextlib
+import re
 import select
 import ssl
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,11 @@ CONNECT_SECONDS = 10.0
 AHEAD_BYTES = 1 << 20
 """Most of an answer that is read while the body still goes out."""
 
+MOST_INTERIM = 1000
+"""So many 1xx come before a final answer; who sends more will never send one."""
+
+HEAD_END = re.compile(rb"\n\r?\n")
+
 
 class Source(Protocol):
     """Where the body's bytes come from."""
@@ -41,6 +47,10 @@ class Source(Protocol):
 
 class BodyChanged(Exception):
     """The file became shorter while it was sent."""
+
+
+class BodyUnreadable(Exception):
+    """The system would not read on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +88,15 @@ class Line(httpcore.NetworkStream):
         self._lines = lines
         self._ahead = b""
         self._has_ended = False
+        self._is_answered = False
+        self._interim_count = 0
         self.has_go = False
         lines.newest = self
 
     def look(self, seconds: float = 0.0) -> int | None:
         """Wait so long for an answer; return the status of a final one. 1xx are taken note of and dropped."""
         deadline = monotonic() + seconds
-        while not (status := self._status()) and not self._has_ended and len(self._ahead) < AHEAD_BYTES:
+        while (status := self._status()) is None and not self._has_ended and len(self._ahead) < AHEAD_BYTES:
             left = max(0.0, deadline - monotonic())
             if self.has_go and seconds:
                 return None
@@ -94,16 +106,22 @@ class Line(httpcore.NetworkStream):
                 data = self._inner.read(CHUNK_BYTES, max(left, 0.01))
                 self._ahead += data
                 self._has_ended = not data
-        return status
+            if monotonic() >= deadline:  # whoever speaks without end holds nothing up
+                return self._status() or None
+        return status or None
 
     def _status(self) -> int | None:
-        while b"\r\n\r\n" in self._ahead:
+        """The status of the final answer: ``None`` when it has not come, 0 when what came is not HTTP."""
+        while end := HEAD_END.search(self._ahead):
             words = self._ahead.split(b" ", 2)
             status = int(words[1][:3]) if len(words) > 2 and words[1][:3].isdigit() else 0  # not HTTP: the parser will say so
             if not 100 <= status < 200 or status == 101:
-                return status or None
+                return status
             self.has_go = True
-            self._ahead = self._ahead.partition(b"\r\n\r\n")[2]
+            self._ahead = self._ahead[end.end() :]
+            self._interim_count += 1
+            if self._interim_count > MOST_INTERIM:
+                raise httpcore.RemoteProtocolError("1xx without end")
         return None
 
     def _is_readable(self, seconds: float) -> bool:
@@ -115,6 +133,12 @@ class Line(httpcore.NetworkStream):
         return bool(poll.poll(seconds * 1000))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while not self._is_answered:  # 1xx go no further than here, where they are counted
+            self._is_answered = self._status() is not None or self._has_ended or len(self._ahead) >= AHEAD_BYTES
+            if not self._is_answered:
+                data = self._inner.read(max_bytes, timeout)
+                self._ahead += data
+                self._has_ended = not data
         if self._ahead:
             data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
             return data
@@ -187,9 +211,12 @@ class SentBody:
 
     def _read(self) -> bytes:
         # What a pipe has is sent on as it comes; nothing waits for a full chunk.
+        try:
+            chunk = self._source.read1(CHUNK_BYTES if self._left_bytes is None else min(CHUNK_BYTES, self._left_bytes))
+        except OSError as error:
+            raise BodyUnreadable(error.strerror) from None
         if self._left_bytes is None:
-            return self._source.read1(CHUNK_BYTES)
-        chunk = self._source.read1(min(CHUNK_BYTES, self._left_bytes))
+            return chunk
         self._left_bytes -= len(chunk)
         if not chunk and self._left_bytes:
             raise BodyChanged
@@ -210,6 +237,7 @@ def send(order: Order, source: Source, tls: ssl.SSLContext, progress: Progress) 
         httpcore.TimeoutException: no byte went either way for the order's timeout.
         httpcore.NetworkError, httpcore.ProtocolError: the connection broke and no answer came.
         BodyChanged: the file is shorter than it was.
+        BodyUnreadable: the file cannot be read to its end.
     """
     lines = Lines()
     body = SentBody(source, order, lines, progress)

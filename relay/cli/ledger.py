@@ -77,7 +77,11 @@ def export_ledger(form: str, output: Path | None, data_dir: Path | None, wanted:
     async def work(desk: Desk) -> None:
         with _whole_file(output) if output is not None else _standard_output() as file:
             async for page in export_entries(desk.database, wanted, FORMS[form]):
-                file.write(page)
+                if output is not None:
+                    file.write(page)
+                else:
+                    with _explained():
+                        file.write(page)
 
     at_desk(Options(data_dir, as_json=False), work)
 
@@ -108,7 +112,22 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _standard_output() -> Iterator[BinaryIO]:
     yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    with _explained():
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say in words why standard output takes no more; a reader that went away needs no words."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still buffered would fail once more at the end of the process.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise Failure(f"Standard output cannot be written ({error.strerror}). The export is cut.") from None
 
 
 def _filter(

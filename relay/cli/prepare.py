@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -96,7 +97,7 @@ async def make_demo(url: str, settings: Settings, file: DemoFile, upstream_url: 
     finally:
         await database.close()
     if (key, upstream_url) != (state.key, state.upstream_url):
-        file.save(DemoState(state.admin_token, state.secret_key, key, upstream_url))
+        file.save(replace(state, key=key, upstream_url=upstream_url))
 
 
 async def _ensure_tenant(session: AsyncSession) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,15 +23,17 @@ import httpcore
 
 from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
 from relay.cli.demo_file import DemoFile
-from relay.cli.door_client import Answer, BodyChanged, Order, SentBody, Source, send
+from relay.cli.door_client import Answer, BodyChanged, BodyUnreadable, Order, SentBody, Source, send
 from relay.cli.progress import Progress, printable, size_text
 from relay.settings import load_settings, parse_listen
 
 STDIN = "-"
 QUERY_SAFE = "!$&'()*+,;=:@/?%"
+PATH_SAFE = "!$&'()*+,;=:@/%"
 SHOWN_BYTES = 64 * 1024
 RECEIPT_BYTES = 4 << 20
 CONFLICTS = {404, 409, 412}
+HOST = re.compile(rb"[!-~]+")
 LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 UNKNOWN = "Whether it arrived is not known: look at the destination, or ask the operator for the ledger, before you send it again."
 
@@ -39,7 +42,9 @@ UNKNOWN = "Whether it arrived is not known: look at the destination, or ask the 
 class Door:
     """Where the relay is, and who asks."""
 
-    url: str
+    url: httpcore.URL
+    """Ends where the path of an upload begins."""
+
     key: str
 
 
@@ -106,8 +111,18 @@ def _opened(file: str) -> Iterator[tuple[Source, int | None]]:
     except OSError as error:
         raise Failure(f"{printable(file)} cannot be read: {error.strerror}. Check the name and who may read it.") from None
     with source:
-        status = os.fstat(source.fileno())
-        yield source, status.st_size if stat.S_ISREG(status.st_mode) else None
+        yield source, _size_of(source, file)
+
+
+def _size_of(source: BufferedReader, file: str) -> int | None:
+    status = os.fstat(source.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    try:
+        # A file of /proc has size 0, whatever can be read from it.
+        return None if not status.st_size and source.peek(1) else status.st_size
+    except OSError as error:
+        raise Failure(f"{printable(file)} cannot be read: {error.strerror}. Nothing was sent. Check the file and its disk.") from None
 
 
 def _fields(key: str, file: str, content_type: str | None) -> tuple[tuple[bytes, bytes], ...]:
@@ -122,10 +137,8 @@ def _fields(key: str, file: str, content_type: str | None) -> tuple[tuple[bytes,
     )
 
 
-def _url(base: str, target: str) -> httpcore.URL:
-    parts = urlsplit(base)
-    host = (parts.hostname or "").encode("idna" if not (parts.hostname or "").isascii() else "ascii")
-    return httpcore.URL(scheme=parts.scheme, host=host, port=parts.port, target=f"{parts.path.rstrip('/')}/upload/{target}")
+def _url(base: httpcore.URL, target: str) -> httpcore.URL:
+    return httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=base.target + target.encode())
 
 
 def _trust(ca: str | None) -> ssl.SSLContext:
@@ -149,16 +162,20 @@ def find_door(url: str | None, key_file: str | None, data_dir: Path | None, *, m
     """
     url = url or (os.environ.get("RELAY_CLIENT_URL") if data_dir is None else None)
     key = _read_key(key_file) if key_file else (_key_of_environment() if data_dir is None else None)
-    if url is None or (key is None and LOOPBACK.fullmatch(urlsplit(url).hostname or "")):
+    where = _checked_url(url) if url else None
+    if where is None or (key is None and _is_loopback(where)):
         demo_url, demo_key = _find_demo(data_dir)
-        url, key = url or demo_url, key or demo_key
-    if url is None:
+        where, key = where or (_checked_url(demo_url) if demo_url else None), key or demo_key
+    if where is None:
         raise Failure("Which relay? Give --url or RELAY_CLIENT_URL; or start 'relay demo' and name its data directory by --data-dir.")
     if key is None and may_ask and sys.stdin.isatty():
         key = click.prompt("Key", hide_input=True, err=True).strip()
     if key is None:
         raise Failure("No key. Give --key-file, or set RELAY_CLIENT_KEY or RELAY_CLIENT_KEY_FILE. 'relay key issue' makes one.")
-    return Door(_checked_url(url), _checked_key(key))
+    if where.scheme == b"http" and not _is_loopback(where):
+        shown = printable(url or where.host.decode())
+        click.echo(f"warning: {shown} is not encrypted: the key and the file can be read on the way", err=True)
+    return Door(where, _checked_key(key))
 
 
 def _find_demo(data_dir: Path | None) -> tuple[str | None, str | None]:
@@ -167,6 +184,8 @@ def _find_demo(data_dir: Path | None) -> tuple[str | None, str | None]:
     state = DemoFile.of(settings.data.dir).find()
     if state is None:
         return None, None
+    if state.url is not None:
+        return state.url, state.key
     host, port = parse_listen(settings.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every interface includes the loopback
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", state.key
@@ -191,18 +210,22 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
+def _checked_url(url: str) -> httpcore.URL:
     try:
-        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        is_usable = False
-    if not is_usable or parts.username is not None or parts.query or parts.fragment:
-        shown = printable(url.rpartition("@")[2])  # what stands before an @ may be a password
-        raise Failure(f"{shown} is no URL of a relay. Write one such as https://relay.example.com.")
-    if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
-        click.echo(f"warning: {printable(url)} is not encrypted: the key and the file can be read on the way", err=True)
-    return url
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        is_usable = parts.scheme in {"http", "https"} and HOST.fullmatch(host) and parts.port != 0
+        if is_usable and parts.username is None and not parts.query and not parts.fragment:
+            path = quote(parts.path.rstrip("/"), safe=PATH_SAFE)
+            return httpcore.URL(scheme=parts.scheme, host=host, port=parts.port, target=f"{path}/upload/")
+    except ValueError:  # a port that is no number, an address that is none, a name that no host can have
+        pass
+    shown = printable(url.rpartition("@")[2])  # what stands before an @ may be a password
+    raise Failure(f"{shown} is no URL of a relay. Write one such as https://relay.example.com.")
+
+
+def _is_loopback(url: httpcore.URL) -> bool:
+    return LOOPBACK.fullmatch(url.host.decode()) is not None
 
 
 # ── what comes back ──────────────────────────────────────────────────────────────────────────────
@@ -238,7 +261,7 @@ class Reception:
     def _reason(self, kept: bytes, document: Any) -> str:
         """Say whose refusal it is: the relay's problem, or the destination's own words."""
         request_id = self._answer.find("Relay-Request-Id")
-        if isinstance(document, dict) and "code" in document and document.get("request_id") == request_id:
+        if isinstance(document, dict) and "code" in document and request_id is not None and document.get("request_id") == request_id:
             said = f"{document.get('title')}: {document.get('detail')} ({document['code']})"
         else:
             said = f"The destination answered {self._answer.status}. {_text(kept[:500])}".rstrip()
@@ -268,8 +291,14 @@ class Reception:
 
 def _objects(document: Any) -> list[dict[str, Any]]:
     objects = document.get("objects") if isinstance(document, dict) and "upload_id" in document else None
-    is_receipt = isinstance(objects, list) and all(isinstance(each, dict) and isinstance(each.get("size"), int) for each in objects)
-    return objects if is_receipt and objects is not None else []
+    return objects if isinstance(objects, list) and all(_is_object(each) for each in objects) else []
+
+
+def _is_object(each: Any) -> bool:
+    if not isinstance(each, dict) or not isinstance(each.get("sha256"), str | None):
+        return False
+    size = each.get("size")
+    return isinstance(size, int) and 0 <= size < 1 << 63
 
 
 def _parse(kept: bytes, content_type: str | None) -> Any:
@@ -305,5 +334,7 @@ def _explained(order: Order, progress: Progress) -> Iterator[None]:
         raise Failure(f"The connection broke after {sent}, before the answer's end. {UNKNOWN}") from None
     except BodyChanged:
         raise Failure("The file became shorter while it was sent; the upload was cut. Send it again when nobody writes to it.") from None
+    except BodyUnreadable as error:
+        raise Failure(f"The file cannot be read to its end: {error}. The upload was cut. Check the file and its disk.") from None
     finally:
         progress.close()

@@ -4,7 +4,8 @@ A backup names no owner and no privilege, so it fits any role. It fits a server 
 an older one it is tried: settings that the server does not know are left out, and whatever else it refuses ends the
 whole restore.
 
-What must stay true: no password stands on a command line; a restore is one transaction; psql obeys no command of its own
+What must stay true: no password stands on a command line; a restore is one transaction, which psql commits when it is
+told to and never because its input ended, as it does when this process dies; psql obeys no command of its own
 while it reads a backup (``\restrict``), so that a backup can do in the database what SQL can, and nothing to this host.
 """
 
@@ -105,6 +106,7 @@ def restore(place: Place, file: Path) -> None:
     if not place.is_empty:
         raise BackupFailed("The database is not empty, and nothing in it is replaced. Make a new one, or name another --data-dir.")
     _restore(tools, place, file)
+    _analyze(tools, place)
 
 
 def _run(command: tuple[str | Path, ...], environment: Mapping[str, str], output: IO[bytes], failing: str) -> None:
@@ -117,7 +119,7 @@ def _restore(tools: Tools, place: Place, file: Path) -> None:
     """Let pg_restore write SQL and psql obey it. Not ``pg_restore --dbname``: it sends an older server settings it refuses."""
     address, environment = _connection(place)
     reading = (tools.folder / "pg_restore", "--no-owner", "--no-privileges", "--file=-", file.absolute())
-    strict = ("-w", "-X", "-q", "--single-transaction", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse")  # terse: no row is shown
+    strict = ("-w", "-X", "-q", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse")  # terse: no row is shown
     obeying = (tools.folder / "psql", *strict, f"--dbname={address}", "--file=-")
     with (
         tempfile.TemporaryFile() as complaints,
@@ -129,9 +131,11 @@ def _restore(tools: Tools, place: Place, file: Path) -> None:
         sql, target = cast("IO[bytes]", reader.stdout), cast("IO[bytes]", writer.stdin)
         try:
             with contextlib.suppress(BrokenPipeError):  # psql stopped, and has said why
+                target.write(b"BEGIN;\n")  # not psql's --single-transaction: that commits wherever the input ends
                 _pass_on(sql, target, place.known_settings)
                 if reader.wait() == 0:
-                    target.close()  # the end, and with it the commit
+                    target.write(b"COMMIT;\n")
+                    target.close()
                     writer.wait()
         finally:
             for process in (reader, writer):
@@ -141,6 +145,13 @@ def _restore(tools: Tools, place: Place, file: Path) -> None:
         if (reader.wait(), writer.wait()) != (0, 0):
             complaints.seek(0)
             raise BackupFailed(f"nothing was restored: {_last_lines(complaints.read())}")
+
+
+def _analyze(tools: Tools, place: Place) -> None:
+    """Let Postgres count what was restored, or plans are poor until autovacuum does; what is restored stays if it fails."""
+    address, environment = _connection(place)
+    with contextlib.suppress(BackupFailed), tempfile.TemporaryFile() as output:
+        _run((tools.folder / "psql", "-w", "-X", "-q", f"--dbname={address}", "--command=ANALYZE"), environment, output, "ANALYZE failed")
 
 
 def _pass_on(sql: IO[bytes], target: IO[bytes], known: frozenset[str]) -> None:

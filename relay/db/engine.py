@@ -16,15 +16,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import asyncpg
-from asyncpg.exceptions import InterfaceError, PostgresError
+from asyncpg.exceptions import ClientConfigurationError, InterfaceError, PostgresError
 from sqlalchemy import ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from relay.errors import DatabaseUnavailable
+from relay.db.turns import Turns
+from relay.errors import DatabaseUnavailable, SearchTooSlow
 from relay.settings import DatabaseSettings, SettingsInvalid
 
 CLIENT_PATIENCE = timedelta(seconds=1)
@@ -33,6 +35,7 @@ CLIENT_PATIENCE = timedelta(seconds=1)
 AWAY_CLASSES = ("08", "53", "57P")  # connection exceptions, insufficient resources, operator intervention
 SCHEMES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
 QUERY_CANCELED = "57014"
+UNREADABLE = "RELAY_DATABASE_URL cannot be read: in a password write / as %2F, @ as %40, : as %3A, ? as %3F and # as %23."
 
 
 async def connect_listener(url: str, settings: DatabaseSettings) -> asyncpg.Connection:
@@ -55,6 +58,7 @@ def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     """
     if not url.startswith(SCHEMES):
         raise SettingsInvalid("RELAY_DATABASE_URL: expected postgresql://user:password@host/name, or 'embedded'")
+    _check_readable(url)
     engine = create_async_engine(
         "postgresql+asyncpg://",
         connect_args={
@@ -72,11 +76,21 @@ def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     return engine
 
 
+def _check_readable(url: str) -> None:
+    """Refuse a URL whose host and port cannot be read; what the driver would say of it may hold a part of the password."""
+    try:
+        urlsplit(url).port  # noqa: B018 - reading it is the check
+    except ValueError:
+        raise SettingsInvalid(UNREADABLE) from None
+
+
 class Database:
     """The pool of one process; hands out transactions and nothing else."""
 
     def __init__(self, url: str, settings: DatabaseSettings) -> None:
         self._engine = open_engine(url, settings)
+        self._turns = Turns(max(1, settings.pool_size * 2 // 5))
+        self._reading_seconds = (settings.statement_timeout * 1.5).total_seconds()
         self._begin_timeout = (settings.pool_timeout + settings.connect_timeout).total_seconds()
         self._set_timeout = text(f"SET LOCAL statement_timeout = {round(settings.statement_timeout / timedelta(milliseconds=1))}")
 
@@ -92,6 +106,24 @@ class Database:
         async with session:
             yield session
             await session.commit()
+
+    @asynccontextmanager
+    async def reading(self, owner: str) -> AsyncIterator[AsyncSession]:
+        """Open a transaction for a reading that may be long, when it is ``owner``'s turn; it is bounded as a whole.
+
+        Raises:
+            SearchTooSlow: it took half as long again as one statement may.
+            DatabaseUnavailable: as of ``transaction``; or the turn did not come in time.
+        """
+        async with self._turns.turn(owner):
+            limit = asyncio.timeout(self._reading_seconds)
+            try:
+                async with limit, self.transaction() as session:
+                    yield session
+            except TimeoutError:
+                if limit.expired():
+                    raise SearchTooSlow from None
+                raise
 
     async def close(self) -> None:
         """Close every connection of the pool; those in use are closed when they come back."""
@@ -118,13 +150,16 @@ class Database:
 
 
 async def _connect(url: str, settings: DatabaseSettings) -> asyncpg.Connection:
-    connection: asyncpg.Connection = await asyncpg.connect(
-        dsn=url.replace("postgresql+asyncpg:", "postgresql:", 1),
-        timeout=settings.connect_timeout.total_seconds(),
-        command_timeout=(settings.statement_timeout + CLIENT_PATIENCE).total_seconds(),
-        statement_cache_size=0,
-        server_settings={"application_name": "relay"},
-    )
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(
+            dsn=url.replace("postgresql+asyncpg:", "postgresql:", 1),
+            timeout=settings.connect_timeout.total_seconds(),
+            command_timeout=(settings.statement_timeout + CLIENT_PATIENCE).total_seconds(),
+            statement_cache_size=0,
+            server_settings={"application_name": "relay"},
+        )
+    except (ValueError, ClientConfigurationError):
+        raise SettingsInvalid(UNREADABLE) from None
     return connection
 
 

@@ -147,6 +147,7 @@ class NoSecrets(_Members):
     """Of a kind that has no credentials."""
 
 
+_MODELS: Mapping[str, type[_Members]] = {"http": HttpConfig, "disk": DiskConfig}
 Config = HttpConfig | DiskConfig
 Secrets = HttpSecrets | NoSecrets
 Model = TypeVar("Model", bound=_Members)
@@ -187,6 +188,12 @@ def parse_config(kind: str, config: Mapping[str, Any]) -> Config:
     """
     check_kind(kind)
     return parse_http_config(config) if kind == "http" else parse_disk_config(config)
+
+
+def order_config(kind: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a config's members in the order of their kind's definition: Postgres keeps JSON in an order of its own."""
+    names = _MODELS[kind].model_fields if kind in _MODELS else ()
+    return {name: config[name] for name in names if name in config} | dict(config)
 
 
 def parse_secrets(kind: str, secrets: Mapping[str, Any]) -> dict[str, Any]:

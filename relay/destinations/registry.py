@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from relay.db.cursors import Page, check_limit, decode_cursor, encode_cursor, split_page
 from relay.db.etags import check_if_match, make_etag
-from relay.destinations.config import name_secrets, parse_config, parse_secrets
+from relay.destinations.config import name_secrets, order_config, parse_config, parse_secrets
 from relay.destinations.destination import DestinationSpec
 from relay.destinations.rows import DestinationRow
 from relay.destinations.sealing import Sealer
@@ -73,7 +73,7 @@ def read_spec(row: DestinationRow, owner: Owner) -> DestinationSpec:
         tenant=owner.slug,
         name=row.name,
         kind=row.kind,
-        config=row.config,
+        config=order_config(row.kind, row.config),
         sealed=row.sealed,
         secret_names=tuple(row.secret_names),
         created_at=row.created_at,

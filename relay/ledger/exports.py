@@ -105,7 +105,7 @@ async def export_entries(database: Database, filters: EntryFilter, form: Form) -
     show = _printing(form)
 
     async def fetch(after: Place | None) -> Row[Any] | None:
-        async with database.transaction() as session:
+        async with database.reading("exports") as session:
             found = await anext(find_entries(session, filters, after, PAGE_ENTRIES, show), None)
         return found[0] if found else None
 

@@ -126,7 +126,8 @@ async def rotate_key(session: AsyncSession, actor: Actor, slug: str, key_id: str
     before = read_key(row)
     now = datetime.now(UTC)
     if before.status(now) != "active":
-        raise RequestInvalid("An expired or revoked key cannot be rotated. Issue a new one.")
+        message = "An expired or revoked key cannot be rotated. Issue a new one."
+        raise RequestInvalid(message, errors=[FieldError(("path", "key_id"), "key_not_active", message)])
     draft = KeyDraft(before.name, tuple(before.scopes), before.expires_at)
     issued = await _make(session, tenant.id, draft)
     row.expires_at = min(now + overlap, before.expires_at or datetime.max.replace(tzinfo=UTC))

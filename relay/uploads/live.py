@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from relay.db.cursors import Page, broken_cursor, check_limit, decode_cursor, encode_cursor, split_page
 from relay.errors import UploadNotRunning, WorkerUnreachable
 from relay.ledger.audit import Act, Actor, record
-from relay.uploads.questions import ListQuestion
+from relay.uploads.questions import TEXT_LIMIT, ListQuestion
 from relay.uploads.running import Running, RunningUpload
 from relay.uploads.siblings import Siblings
 
@@ -47,6 +47,8 @@ class Live:
             RequestInvalid: the limit is out of range or the cursor broken.
         """
         check_limit(limit)
+        if tenant is not None and len(tenant) > TEXT_LIMIT:  # no slug is so long
+            return LivePage(Page((), None), 0)
         question = ListQuestion(limit=limit + 1, tenant=tenant, before=_parse_cursor(cursor) if cursor is not None else None)
         found, unreachable = await self._ask(question)
         found.sort(key=lambda upload: upload.upload_id, reverse=True)

@@ -17,7 +17,8 @@ QUESTION_BYTES: Final = 4_096
 ANSWER_LINE_BYTES: Final = 65_536
 END: Final = b'{"end":true}\n'
 
-Text = Annotated[str, Field(max_length=256)]
+TEXT_LIMIT: Final = 256
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 
 
 class _Question(BaseModel):

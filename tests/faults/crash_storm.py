@@ -64,25 +64,37 @@ class RecordingService:
 
     def __init__(self, storm: Storm) -> None:
         self._storm = storm
+        self._conversations: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
-                digest = hashlib.sha256()
-                left = int(fields[b"content-length"])
-                size = left
-                while left:
-                    chunk = await reader.read(min(left, 65536))
-                    if not chunk:
-                        return
-                    digest.update(chunk)
-                    left -= len(chunk)
-                self._storm.arrived[fields[b"relay-upload-id"].decode()].append((size, digest.hexdigest()))
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                await writer.drain()
-        writer.close()
+        """Answer one connection's requests, and close it, however it ends."""
+        self._conversations.add(asyncio.current_task())
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await self._take(reader):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    async def _take(self, reader: asyncio.StreamReader) -> bool:
+        """Record one request; false when its body was cut."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+        digest = hashlib.sha256()
+        left = size = int(fields[b"content-length"])
+        while left:
+            chunk = await reader.read(min(left, 65536))
+            if not chunk:
+                return False
+            digest.update(chunk)
+            left -= len(chunk)
+        self._storm.arrived[fields[b"relay-upload-id"].decode()].append((size, digest.hexdigest()))
+        return True
+
+    async def ended(self) -> None:
+        """Wait until every connection has ended; the relay that made them is gone."""
+        await asyncio.gather(*(task for task in self._conversations if task is not None))
 
 
 async def upload_for_ever(relay: ServedRelay, storm: Storm, number: int) -> None:
@@ -170,7 +182,8 @@ def read_objects(folder: Path) -> dict[str, tuple[int, str]]:
 async def ride(folder: Path, kills: int) -> int:
     """Run one storm below ``folder``; return the number of violations."""
     storm = Storm()
-    service = await asyncio.start_server(RecordingService(storm).serve, "127.0.0.1", 0)
+    recording = RecordingService(storm)
+    service = await asyncio.start_server(recording.serve, "127.0.0.1", 0)
     port = service.sockets[0].getsockname()[1]
     began = time.monotonic()
     async with serve_relay(folder, workers=2) as relay:
@@ -183,6 +196,7 @@ async def ride(folder: Path, kills: int) -> int:
         living = await relay.wait_for_journals(2, seconds=SETTLE_SECONDS)
         rows = await relay.ledger()
     service.close()
+    await recording.ended()
     violations = judge(storm, rows, read_objects(folder / "disk" / "storm"), living)
     outcomes = Counter(row["outcome"] for row in rows)
     seen = sum(upload.has_succeeded for upload in storm.sent)

@@ -52,3 +52,16 @@ def _checked(problem: dict[str, Any], status: int, code: str, media_type: str | 
     assert problem["request_id"] == request_id
     assert UUID(request_id).version == 7
     return problem
+
+
+def wrong_members_of(answer: httpx.Response) -> list[tuple[str | int, ...]]:
+    """Where the members lie that a 422 names, in its order; the members of the problem and of each error are checked."""
+    problem = answer.json()
+    assert answer.status_code == 422, answer.text
+    assert list(problem) == [*PROBLEM_MEMBERS, "errors"]
+    errors = problem.pop("errors")
+    assert errors, "a 422 says which member is wrong"
+    assert all(list(error) == ["location", "code", "message"] for error in errors), errors
+    assert all(error["message"] for error in errors), errors
+    _checked(problem, 422, "request_invalid", answer.headers.get("content-type"), answer.headers.get("relay-request-id"))
+    return [tuple(error["location"]) for error in errors]

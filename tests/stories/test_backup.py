@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,20 @@ pytestmark = pytest.mark.timeout(120)
 
 SECRET = "credential-of-the-tenants-service"
 OTHER_MONTH = timedelta(days=62)
+DIES_INSIDE_COPY = """
+import io, os, signal
+from relay.cli import relay
+from relay.db import backup
+
+def pass_on_some(sql, target, known):
+    before, copy, rows = sql.read().partition(b"COPY public.usage_daily ")
+    pass_on(io.BytesIO(before + copy + b"".join(rows.splitlines(keepends=True)[:4900])), target, known)
+    target.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+pass_on, backup._pass_on = backup._pass_on, pass_on_some
+relay()
+"""
 NEW_OWNER = ("CREATE ROLE somebody LOGIN PASSWORD 'some/body'", "CREATE DATABASE moved TEMPLATE template0 OWNER somebody")
 
 
@@ -226,9 +241,25 @@ def test_a_restore_that_fails_changes_nothing(backup: Path, folder: Path, empty_
     assert invoke(empty_database_url, "restore", backup)[0] == 0
     restored = asyncio.run(everything(empty_database_url))
     assert len(restored["usage_daily"]) == 5000
+    counted = "SELECT reltuples::int FROM pg_class WHERE oid = 'usage_daily'::regclass"
+    assert asyncio.run(fetch(empty_database_url, counted)) == [(5000,)]
     code, told = invoke(empty_database_url, "restore", backup)
     assert (code, "not empty" in told) == (1, True), told
     assert asyncio.run(everything(empty_database_url)) == restored
+
+
+async def test_a_restore_that_is_killed_inside_a_table_leaves_nothing(backup: Path, empty_database_url: str) -> None:
+    command = (sys.executable, "-c", DIES_INSIDE_COPY, "database", "restore", str(backup))
+    environment = {**os.environ, "RELAY_DATABASE_URL": empty_database_url}
+    ended = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'psql'"
+
+    async def is_alone() -> bool:
+        return await fetch(empty_database_url, others) == []
+
+    await until(is_alone, seconds=20)
+    assert await everything(empty_database_url) == {}
 
 
 def test_a_backup_of_something_else_is_refused(folder: Path, empty_database_url: str, database_url: str) -> None:

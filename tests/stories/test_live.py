@@ -63,6 +63,8 @@ async def test_an_upload_is_seen_while_it_runs_whichever_worker_is_asked(databas
         tenant = await one.tenant()
         await one.http_destination(tenant, upstream.url)
         assert await live(one) == {"items": [], "next": None, "unreachable": 0}
+        nobody = (await one.admin.get("/live", params={"tenant": "a" * 300})).json()
+        assert nobody == {"items": [], "next": None, "unreachable": 0}
         async with begun_upload(one, tenant, "in/a%20b?q=1") as client:
             [seen] = await until_running(two, bytes_in=5)
             assert list(seen) == MEMBERS

@@ -49,7 +49,7 @@ def previous(tmp_path: Path) -> Path:
         pytest.skip("this release has the first schema: write a second revision with `make migration`")
     folder = tmp_path / "previous"
     with tarfile.open(fileobj=io.BytesIO(ask_git("archive", find_previous(), "relay", "migrations"))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder)  # noqa: S202 - git's own archive of our own code; the first 3.11 know no filter
     revisions = re.search(r"^REVISIONS = \((.*)\)$", (folder / "relay/db/schema.py").read_text(encoding="utf-8"), re.MULTILINE)
     assert revisions is not None
     assert re.findall(r'"(\w+)"', revisions[1]) == list(REVISIONS[:-1])

@@ -79,6 +79,30 @@ async def test_a_file_arrives_and_its_receipt_is_told(database_url: str, tmp_pat
         assert (entry["content_type"], entry["user_agent"], entry["bytes_in"]) == ("application/pdf", "relay-upload", len(content))
 
 
+async def test_a_file_without_a_size_is_sent_to_its_end(database_url: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    async with running_relay(database_url, tmp_path) as relay:
+        tenant = await relay.tenant()
+        folder = await relay.disk_destination(tenant)
+        client = client_of(relay, tenant)
+        assert (await upload(["/proc/version", "--to", "a/version"], client)).code == 0
+        assert (folder / "a" / "version").read_bytes() == Path("/proc/version").read_bytes()
+        assert (await upload([str(empty), "--to", "a/empty.txt"], client)).code == 0
+        assert (folder / "a" / "empty.txt").read_bytes() == b""
+        told = await upload(["/proc/self/mem", "--to", "a/mem"], client)
+        assert (told.code, told.error.startswith("error: /proc/self/mem cannot be read: ")) == (1, True)
+
+
+def test_a_full_standard_output_of_an_export_is_told(database_url: str) -> None:
+    environment = {**os.environ, "RELAY_DATABASE_URL": database_url}
+    command = (sys.executable, "-m", "relay", "ledger", "export", "--format", "csv")
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    said = b"error: Standard output cannot be written (No space left on device). The export is cut.\n"
+    assert (told.returncode, told.stderr) == (1, said)
+
+
 async def test_refusals_are_told_as_the_relay_tells_them(database_url: str, tmp_path: Path) -> None:
     big = tmp_path / "big.bin"
     with big.open("wb") as file:
@@ -176,6 +200,9 @@ def test_ctrl_c_stops_it_in_one_line(tmp_path: Path) -> None:
     [
         (["--url", "http://127.0.0.1:{port}"], 1, "cannot be reached"),
         (["--url", "ftp://example.com"], 1, "is no URL of a relay"),
+        (["--url", "http://[::1"], 1, "is no URL of a relay"),
+        (["--url", "http://\N{LATIN SMALL LETTER U WITH DIAERESIS}..x"], 1, "is no URL of a relay"),
+        (["--url", "http://a..x"], 1, "is no URL of a relay"),
         (["--url", "https://user:hush@example.com"], 1, "is no URL of a relay"),
         (["--url", "http://127.0.0.1:{port}", "--key-file", "nowhere"], 1, "The key file nowhere cannot be read"),
         (["--ca", "pyproject.toml", "--url", "http://127.0.0.1:{port}"], 1, "--ca pyproject.toml cannot be used"),

@@ -33,6 +33,8 @@ async def answered(path: str, port: int, *, admin_listen: str | None) -> int:
         ("/openapi.json", 404, 200),
         ("/docs", 404, 200),
         ("/upload/a", 200, 404),
+        ("/uploads", 200, 404),
+        ("/uploads/01920000-0000-7000-8000-000000000000", 200, 404),
         ("/livez", 200, 200),
         ("/readyz", 200, 200),
     ],

@@ -10,6 +10,7 @@ from relay.api.admin.operators import ALWAYS, OperatorDesk, operator_router
 from relay.api.admin.payloads import GivenTime, Listing, PageParameters, Payload, UtcTime
 from relay.api.contract import REQUEST_ID, TIME
 from relay.api.openapi import declare
+from relay.errors import SearchTooSlow
 from relay.ledger.audit import AuditFilter, AuditRecord, list_audit
 
 _EXAMPLE: dict[str, Any] = {
@@ -61,8 +62,8 @@ class AuditPayload(Payload):
 router = operator_router("/audit", "audit")
 
 
-@router.get("", operation_id="list_audit", responses=declare(*ALWAYS))
+@router.get("", operation_id="list_audit", responses=declare(*ALWAYS, SearchTooSlow))
 async def show_audit(query: Annotated[AuditParameters, Query()], desk: OperatorDesk) -> Listing[AuditPayload]:
     """List the changes that operators made, newest first."""
-    async with desk.transaction() as session:
+    async with desk.reading() as session:
         return Listing.of(await list_audit(session, query.filters(), query.limit, query.cursor), AuditPayload.of)

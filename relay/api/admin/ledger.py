@@ -197,7 +197,7 @@ async def list_ledger(query: Annotated[LedgerParameters, Query()], desk: Operato
         _check_whole(query)
         pages = export_entries(desk.parts.database, query.filters(), FORMS[query.format])
         return Download(FORMS[query.format], await anext(pages, b""), pages)
-    async with desk.transaction() as session:
+    async with desk.reading() as session:
         page = await list_entries(session, query.filters(), query.limit, query.cursor)
     # The members are JSON as they are: building five hundred payloads to take them apart again would only cost time.
     return JSONResponse({"items": page.items, "next": page.next})

@@ -83,6 +83,10 @@ class Desk:
         """Open the transaction of this request."""
         return self.parts.database.transaction()
 
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open the transaction of a request that may read much: each operator has one at a time."""
+        return self.parts.database.reading(self.actor.name)
+
 
 async def open_desk(request: Request) -> Desk:
     """Give an endpoint its desk. The operator was authenticated by ``OperatorRoute`` before."""

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from relay.api.admin.operators import ALWAYS, OperatorDesk, operator_router
 from relay.api.admin.payloads import Listing, PageParameters, Payload
 from relay.api.openapi import declare
+from relay.errors import SearchTooSlow
 from relay.ledger.usage import Usage, UsageFilter, list_usage
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -79,8 +80,8 @@ class UsagePayload(Payload):
 router = operator_router("/usage", "usage")
 
 
-@router.get("", operation_id="list_usage", responses=declare(*ALWAYS))
+@router.get("", operation_id="list_usage", responses=declare(*ALWAYS, SearchTooSlow))
 async def show_usage(query: Annotated[UsageParameters, Query()], desk: OperatorDesk) -> Listing[UsagePayload]:
     """List days that something was sent on, newest first, the tenants of one day by slug."""
-    async with desk.transaction() as session:
+    async with desk.reading() as session:
         return Listing.of(await list_usage(session, query.filters(), query.limit, query.cursor), UsagePayload.of)

@@ -1,7 +1,9 @@
 """The client of the main door against servers that misbehave, in the clear and under TLS."""
 
 import contextlib
+import errno
 import io
+import os
 import socket
 import ssl
 import threading
@@ -20,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.cli import Failure, relay
 from relay.cli.demo_file import DemoFile, new_state
-from relay.cli.door_client import BodyChanged, Order, send
+from relay.cli.door_client import BodyChanged, BodyUnreadable, Order, send
 from relay.cli.progress import Progress
 from relay.cli.upload import find_door
 from relay.settings import CLIENT_VARIABLES, load_settings, variables
@@ -208,6 +210,39 @@ def test_file_that_became_shorter_is_never_sent_as_whole() -> None:
     assert len(seen.partition(b"\r\n\r\n")[2]) == 100_000
 
 
+class Broken(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        if not (data := super().read1(size)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return data
+
+
+def test_file_that_cannot_be_read_to_its_end_is_told() -> None:
+    what = Progress("x", None, io.StringIO())
+    with (
+        serving(lambda connection: answer(connection, GO)) as port,
+        pytest.raises(BodyUnreadable, match="Input/output error"),
+        send(order(port, None), Broken(b"x"), ssl.create_default_context(), what),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, MIB], ids=["after the body", "before the body"])
+@pytest.mark.parametrize("part_bytes", [len(GO) * 100, 7], ids=["whole", "in parts"])
+def test_server_that_says_1xx_only_is_not_heard_for_ever(size: int, part_bytes: int) -> None:
+    def say_on(connection: socket.socket) -> None:
+        read_head(connection)
+        with contextlib.suppress(OSError):
+            while True:
+                for at in range(0, len(GO) * 100, part_bytes):
+                    connection.sendall((GO * 100)[at : at + part_bytes])
+
+    with serving(say_on) as port, pytest.raises((httpcore.RemoteProtocolError, httpcore.NetworkError)):
+        ask(order(port, size), bytes(size))
+
+
 def test_untrusted_certificate_is_refused_before_the_key_is_sent(certificate: Path) -> None:
     heads: list[bytes] = []
     with serving(lambda connection: heads.append(connection.recv(1)), certificate) as port, pytest.raises(httpcore.ConnectError):
@@ -221,7 +256,7 @@ def test_key_of_a_demo_goes_to_this_machine_only(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("RELAY_LISTEN", "0.0.0.0:8123")
     state = new_state()
     DemoFile.of(tmp_path).save(type(state)(state.admin_token, state.secret_key, "rk_demo_key"))
-    assert find_door(None, None, tmp_path, may_ask=False).url == "http://127.0.0.1:8123"
+    assert find_door(None, None, tmp_path, may_ask=False).url == httpcore.URL("http://127.0.0.1:8123/upload/")
     for url in ("http://localhost:9", "http://127.0.0.1:9", "http://[::1]:9"):
         assert find_door(url, None, tmp_path, may_ask=False).key == "rk_demo_key"
     for url in ("https://relay.example.com", "https://127.0.0.1.example.com", "https://localhost.example.com"):
@@ -260,6 +295,23 @@ def test_receipt_of_something_else_is_not_believed() -> None:
         told = upload(port)
     assert told.exit_code == 1
     assert "The receipt's sha256 is not that of what was sent" in told.stderr
+
+
+@pytest.mark.parametrize("told", [b'"size": 1, "sha256": ["a"]', b'"size": ' + b"9" * 400, b'"size": -1'])
+def test_what_is_no_receipt_is_shown_as_it_came(told: bytes) -> None:
+    receipt = b'{"upload_id": "x", "objects": [{"key": "k", ' + told + b"}]}"
+    head = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(receipt)
+    with serving(lambda connection: answer(connection, head + receipt)) as port:
+        result = upload(port)
+    assert (result.exit_code, result.stdout) == (0, f"status:  201\n{receipt.decode()}\n")
+
+
+def test_refusal_without_a_request_id_is_the_destinations() -> None:
+    said = b'{"code": "teapot", "title": "No", "detail": "tea"}'
+    head = b"HTTP/1.1 418 Teapot\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(said)
+    with serving(lambda connection: answer(connection, head + said)) as port:
+        told = upload(port)
+    assert told.stderr.startswith("error: The destination answered 418. {")
 
 
 def test_server_does_not_mind_the_variables_of_a_client() -> None:

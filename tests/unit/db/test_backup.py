@@ -1,9 +1,12 @@
 """How Postgres' programs are called for a backup: no password in sight, and no command of psql's in what is restored."""
 
 import io
+from pathlib import Path
 
 import pytest
 
+from relay.cli import Failure
+from relay.cli.database import _appearing
 from relay.db.backup import BackupFailed, Place, _connection, _pass_on
 from relay.settings import DatabaseSettings
 
@@ -40,3 +43,16 @@ def test_nothing_reaches_psql_before_it_is_guarded(before: bytes) -> None:
     with pytest.raises(BackupFailed, match="too old"):
         _pass_on(io.BytesIO(b"--\n\n" + before + HEAD + BODY), target, frozenset())
     assert target.getvalue().strip() == b"--"
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_took_the_name_meanwhile_is_not_replaced(tmp_path: Path, is_link: bool) -> None:
+    file = tmp_path / "backup"
+    if is_link:
+        file.symlink_to("nowhere")
+    else:
+        file.write_bytes(b"theirs")
+    with pytest.raises(Failure, match="exists"), _appearing(file) as unfinished:
+        unfinished.write(b"ours")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.is_symlink() if is_link else file.read_bytes() == b"theirs"
