@@ -11,9 +11,10 @@ import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from relay.settings import LogSettings
 
@@ -69,6 +70,9 @@ class RequestContext:
     bytes_in: int = 0
 
 
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and whatever ``extra={"fields": {…}}`` holds."""
 
@@ -82,7 +86,7 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encode_json(line)
 
 
 class TextFormatter(logging.Formatter):

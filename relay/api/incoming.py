@@ -109,6 +109,11 @@ class Incoming:
         """True when ``read`` would not wait."""
         return self.exchange is not None and self.exchange.has_news
 
+    @property
+    def is_at_hand(self) -> bool:
+        """True when the whole body has come, read or not."""
+        return self.exchange is not None and self.exchange.is_whole
+
     def can_discard(self, most_bytes: int) -> bool:
         """True when the rest of the body is known to be short enough to throw away and keep the connection."""
         rest = self._rest_bytes

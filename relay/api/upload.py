@@ -5,10 +5,9 @@ where it goes. Nothing of the body is asked for before the last of them has pass
 """
 
 from dataclasses import dataclass
-from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from relay.api.authentication import authenticate, check_grant
 from relay.api.incoming import Head, Incoming
@@ -89,8 +88,8 @@ class UploadDoor:
         if self._relay.shutting_down:
             raise ShuttingDown
         grant = await authenticate(head.headers, self._directory)
-        upload_id = uuid7()
-        context.tenant, context.upload_id = grant.tenant.slug, str(upload_id)
+        upload_id = str(uuid7())
+        context.tenant, context.upload_id = grant.tenant.slug, upload_id
         trace = continue_trace(head.headers)
         entry = self._open_entry(head, context, grant, incoming.framing, trace)
         body = RequestBody(
@@ -105,9 +104,7 @@ class UploadDoor:
                     incoming.exchange.on_departure = attempt.abandon
                 check_grant(grant, tenant.Scope.UPLOAD)
                 check_no_loop(head.headers, b"relay-" + self._pseudonym)
-                passage = Passage(
-                    self._pseudonym, peer_of(scope, self._trusted), trace, context.request_id, str(upload_id), head.http_version
-                )
+                passage = Passage(self._pseudonym, peer_of(scope, self._trusted), trace, context.request_id, upload_id, head.http_version)
                 order = self._order(head, grant, upload_id, incoming.framing, passage)
                 await attempt.upload(order, body, outgoing)
         finally:
@@ -133,7 +130,7 @@ class UploadDoor:
             worker=self._worker,
         )
 
-    def _order(self, head: Head, grant: Grant, upload_id: UUID, framing: Framing, passage: Passage) -> Order:
+    def _order(self, head: Head, grant: Grant, upload_id: str, framing: Framing, passage: Passage) -> Order:
         content_type = find_value(head.headers, b"content-type")
         return Order(
             grant=grant,

@@ -43,7 +43,7 @@ class Item:
     ``headers`` are those of the request that may be passed on, in their order.
     """
 
-    upload_id: UUID
+    upload_id: str
     tenant: str
     method: str
     path: bytes
@@ -59,6 +59,11 @@ class Body(Protocol):
 
     @property
     def declared_bytes(self) -> int | None: ...
+
+    @property
+    def is_at_hand(self) -> bool:
+        """True when all of it has come: taking it waits for nothing."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body's chunks once. Raises, and never ends, when the body breaks."""

@@ -103,7 +103,7 @@ class DiskDestination:
             sha256=file.sha256,
             etag=None,
         )
-        yield DiskDelivery(str(item.upload_id), stored, file.crc32c)
+        yield DiskDelivery(item.upload_id, stored, file.crc32c)
 
     async def check(self) -> Finding:
         """Write a probe the way an upload is written, and remove it again."""

@@ -6,9 +6,10 @@ success that comes early streams back while the body goes on, and counts only if
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from types import TracebackType
+from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,7 +19,7 @@ from relay.destinations.destination import Body, Delivery, Finding, Headers, Ite
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationTimeout
 from relay.protocols.header_rules import as_read, find_value
 from relay.wire.client import Account
-from relay.wire.turn import Turn
+from relay.wire.turn import OutgoingBody, Turn
 
 ANSWER_PIECE = 64 * 1024
 
@@ -44,17 +45,25 @@ class Place:
         return target + b"?" + query if query else target
 
 
-class _Handover(httpx.AsyncByteStream):
+class _Handover(OutgoingBody):
     """The body as httpx takes it; counts what was handed over."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
+        self._chunks = aiter(body)
         self.bytes = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._body:
-            yield chunk
-            self.bytes += len(chunk)
+    @property
+    def is_at_hand(self) -> bool:
+        return self._body.is_at_hand
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._chunks)
+        self.bytes += len(chunk)
+        return chunk
 
 
 class HttpDelivery:
@@ -84,7 +93,7 @@ class HttpDelivery:
 
     async def answer(self) -> AsyncIterator[bytes]:
         """Yield the answer's body as it comes, undecoded."""
-        with translated():
+        with _translated:
             # Not aiter_raw(): that closes the response at the answer's end, and the body may still be going.
             async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
                 yield chunk
@@ -95,7 +104,7 @@ class HttpDelivery:
         if not self._has_ended:
             async for _ in self.answer():
                 pass
-        with translated():
+        with _translated:
             is_sent = await self._turn.sent()
         if not is_sent:
             raise AnsweredEarly
@@ -103,15 +112,21 @@ class HttpDelivery:
         return Receipt(bytes=self._handover.bytes)
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Say in our words what httpx and the sockets below it say in theirs."""
-    try:
-        yield
-    except httpx.TimeoutException:
-        raise DestinationTimeout from None
-    except (httpx.TransportError, httpx.InvalidURL, httpx.StreamError):
-        raise DestinationBroke from None
+class _Translation:
+    """Says in our words what httpx and the sockets below it say in theirs."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, httpx.TimeoutException):
+            raise DestinationTimeout from None
+        if isinstance(error, httpx.TransportError | httpx.InvalidURL | httpx.StreamError):
+            raise DestinationBroke from None
+
+
+_translated: Final = _Translation()
+"""One for all: it keeps nothing, and a generator for each use would cost a small upload more than its body does."""
 
 
 class HttpUpstream:
@@ -147,12 +162,17 @@ class HttpUpstream:
         self.check_item(item)
         self._running += 1
         response: httpx.Response | None = None
+        total = asyncio.timeout(self._config.total_timeout_seconds)
         try:
-            async with self._total_timeout():
+            async with total:
                 response, handover = await self._send(item, body)
                 if not 200 <= response.status_code < 600:
                     raise DestinationBroke("The destination's answer has a status that answers no upload. What it kept is unknown.")
                 yield HttpDelivery(response, handover)
+        except TimeoutError:
+            if total.expired():
+                raise DestinationTimeout("The upload took longer than the destination's total timeout.") from None
+            raise
         finally:
             self._running -= 1
             if response is not None:
@@ -160,21 +180,9 @@ class HttpUpstream:
                 # Closing what has ended waits for nothing, so there is nothing to shield.
                 await (_close(response) if turn.is_over else asyncio.shield(_close(response)))
 
-    @contextlib.asynccontextmanager
-    async def _total_timeout(self) -> AsyncIterator[None]:
-        seconds = self._config.total_timeout_seconds
-        timeout = asyncio.timeout(seconds)
-        try:
-            async with timeout:
-                yield
-        except TimeoutError:
-            if timeout.expired():
-                raise DestinationTimeout("The upload took longer than the destination's total timeout.") from None
-            raise
-
     async def _send(self, item: Item, body: Body) -> tuple[httpx.Response, _Handover]:
         handover = _Handover(body)
-        with translated():
+        with _translated:
             return await self._client.send(self._request(item, handover), stream=True), handover
 
     def _request(self, item: Item, handover: _Handover) -> httpx.Request:
@@ -208,7 +216,7 @@ class HttpUpstream:
         )
         try:
             async with asyncio.timeout(self._config.connect_timeout_seconds * 2):
-                with translated():
+                with _translated:
                     response = await self._client.send(request, stream=True)
         except TimeoutError:
             return Finding(ok=False, code=DestinationTimeout.code, detail="The service accepts connections but does not answer HEAD.")

@@ -25,6 +25,11 @@ class Source(Protocol):
         """True when ``read`` would not wait."""
         ...
 
+    @property
+    def is_at_hand(self) -> bool:
+        """True when all bytes have come, read or not."""
+        ...
+
     async def read(self) -> bytes | None:
         """Read the next bytes (maybe none yet), ``None`` at the end. Raises ClientGone."""
         ...
@@ -52,6 +57,11 @@ class RequestBody:
     def is_whole(self) -> bool:
         """True once the client's last byte was taken."""
         return self.completed_us is not None
+
+    @property
+    def is_at_hand(self) -> bool:
+        """True when the client has sent all of it: taking it waits for nothing."""
+        return self._source.is_at_hand
 
     @property
     def crc32c(self) -> str:

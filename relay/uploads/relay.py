@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
-from uuid import UUID
 
 from relay.destinations.destination import Delivery, DestinationSpec, Item, Receipt
 from relay.destinations.opened import OpenDestinations
@@ -64,7 +63,7 @@ class Order:
     """What a client asks for, as the edge has read it. ``headers`` are those that may go on."""
 
     grant: Grant
-    upload_id: UUID
+    upload_id: str
     method: str
     raw_path: bytes
     query: bytes

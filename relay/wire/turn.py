@@ -41,6 +41,15 @@ _SWITCHING: Final = 101
 _FIRST_REFUSAL: Final = 300
 
 
+class OutgoingBody(httpx.AsyncByteStream):
+    """A request's body that can tell whether iterating it would wait."""
+
+    @property
+    def is_at_hand(self) -> bool:
+        """True when all of it has come: taking it waits for nothing."""
+        return False
+
+
 class Turn:
     """One request and its answer."""
 
@@ -79,7 +88,7 @@ class Turn:
     @property
     def is_over(self) -> bool:
         """True once both directions have ended, well or not."""
-        return self.is_answered and self._pump_task is not None and self._pump_task.done()
+        return self.is_answered and (self._pump_task is None or self._pump_task.done())
 
     @property
     def is_silent(self) -> bool:
@@ -98,14 +107,24 @@ class Turn:
         self._channel.begin(self)
         self._stalled_since = self._loop.time()
         self._set_timer(self._idle_seconds)
-        self._pump_task = self._loop.create_task(self._pump(), name="pump")
+        if self._is_small_and_at_hand:
+            await self._pump()  # waits for nothing, so it needs no task of its own
+        else:
+            self._pump_task = self._loop.create_task(self._pump(), name="pump")
         await self._headed
+
+    @property
+    def _is_small_and_at_hand(self) -> bool:
+        stream = self._request.stream
+        length = self._request.headers.get("content-length")
+        return length is not None and int(length) <= JOIN_LIMIT and isinstance(stream, OutgoingBody) and stream.is_at_hand
 
     async def _pump(self) -> None:
         try:
             self._unwritten = self._head()
             # The head waits for the first piece, or for the end of this turn of the loop: a small request is one write.
-            self._loop.call_soon(self._flush)
+            if self._pump_task is not None:
+                self._loop.call_soon(self._flush)
             await self._send_body()
         except asyncio.CancelledError as cancelled:
             if not self._is_stopped:  # the body was cancelled, not the pump: whoever waits for an answer must not wait for ever

@@ -21,11 +21,13 @@ def make_item(
     """An item for this path; ``segments`` says them outright, for what no path can express."""
     parts = tuple(path.split("/")) if segments is None else segments
     raw = "/".join(quote(part, safe="", errors="surrogatepass") for part in parts)
-    return Item(uuid4(), "acme", method, raw.encode(), parts, query, headers, declared_bytes, content_type)
+    return Item(str(uuid4()), "acme", method, raw.encode(), parts, query, headers, declared_bytes, content_type)
 
 
 class ScriptedBody:
     """A body of given chunks, which may fail, wait at a gate, and tells whether it was asked for anything."""
+
+    is_at_hand = False
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ Read = Callable[[], Awaitable[bytes | None]]
 class SourceOf:
     """What a request's body reads from, made of one function."""
 
-    is_ready = False
+    is_ready = is_at_hand = False
 
     def __init__(self, read: Read) -> None:
         self._read = read
