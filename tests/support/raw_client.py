@@ -68,6 +68,12 @@ class RawClient:
         self._writer.transport.abort()
         await asyncio.sleep(0)
 
+    @property
+    def port(self) -> int:
+        """The port of this end."""
+        port: int = self._writer.get_extra_info("sockname")[1]
+        return port
+
     async def send(self, data: bytes) -> None:
         """Send these bytes; returns when the kernel or a bounded buffer has taken them.
 
