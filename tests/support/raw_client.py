@@ -5,6 +5,7 @@ half-close, a reset. It never adds, corrects or retries anything.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from dataclasses import dataclass
@@ -126,6 +127,13 @@ class RawClient:
         """Read exactly this many bytes, whatever they are."""
         async with asyncio.timeout(self._seconds):
             return await self._reader.readexactly(count)
+
+    async def rest(self) -> bytes:
+        """Read all that still comes, to the server's end."""
+        async with asyncio.timeout(self._seconds):
+            with contextlib.suppress(ConnectionError):
+                return await self._reader.read()
+        return b""
 
     async def answer(self, method: str = "POST") -> Answer:
         """Read the next answer, 1xx included, to the end of its body.

@@ -91,3 +91,43 @@ def _answer(connection: h11.Connection) -> bool:
         return False
     connection.start_next_cycle()
     return True
+
+
+AnswerEnds = Literal["whole", "cut", "broken"]
+
+
+@dataclass
+class AnswerReading:
+    """How somebody read an answer: ``cut`` behind its head, ``broken`` before; and whether the connection may serve another request."""
+
+    status: int = 0
+    body: bytes = b""
+    ends: AnswerEnds = "broken"
+    is_kept: bool = False
+
+
+def h11_reading_of_answer(data: bytes, method: str, *, is_closing: bool) -> AnswerReading:
+    """Read as a client that has sent its whole request; ``is_closing``: the server closes behind these bytes."""
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+    connection.send(h11.Request(method=method, target="/a", headers=[("Host", "a"), ("Content-Length", "3")]))
+    connection.send(h11.Data(data=b"abc"))
+    connection.send(h11.EndOfMessage())
+    reading = AnswerReading()
+    connection.receive_data(data)
+    if is_closing:
+        connection.receive_data(b"")
+    try:
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.Response):
+                reading.status, reading.ends = event.status_code, "cut"
+            elif isinstance(event, h11.Data):
+                reading.body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                reading.ends = "whole"
+                reading.is_kept = connection.their_state is h11.DONE and not connection.trailing_data[0]
+                return reading
+            elif not isinstance(event, h11.InformationalResponse):
+                return reading
+    except h11.RemoteProtocolError:
+        return reading
