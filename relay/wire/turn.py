@@ -276,15 +276,15 @@ class Turn:
 
     def on_headers_complete(self) -> None:
         """For the parser."""
+        if self.is_answered or self.status:
+            self.is_spoiled = True
+            return
         status = self._parser.get_status_code()
         if status < 200 and status != _SWITCHING:
             self._interim += 1
             self.headers = []
             if self._interim > INTERIM_MOST:
                 self._fail(httpx.RemoteProtocolError("interim answers without end"))
-            return
-        if self.is_answered or self.status:
-            self.is_spoiled = True
             return
         if not self._is_understood(status):
             self._fail(httpx.RemoteProtocolError("an answer that can be read in two ways"))
