@@ -1,6 +1,7 @@
 """What a request is, byte for byte: our server on a socket beside h11 on the same bytes. See ``tests/vectors/requests.toml``."""
 
 import asyncio
+import itertools
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -41,30 +42,36 @@ class Recorder:
 
 
 async def our_reading(served: Served, recorder: Recorder, data: bytes, *, waits_after: int | None = None) -> Reading:
-    """Send the bytes, and the sentinel behind them, on a connection of their own, and see what becomes of them.
+    """Send the bytes on a connection of their own, and see what becomes of them."""
+    async with RawClient(*served.address) as client:
+        reading = Reading(recorder.requests.setdefault(client.port, []))
+        await client.try_to_send(data)
+        await see_what_comes(client, reading, waits_after=waits_after)
+        return reading
+
+
+async def see_what_comes(client: RawClient, reading: Reading, *, waits_after: int | None = None) -> None:
+    """Send the sentinel and read answers, until one of them says how it ends.
 
     ``waits_after``: end the client's side after so many answers; nothing more is expected by itself.
     """
-    async with RawClient(*served.address) as client:
-        reading = Reading(recorder.requests.setdefault(client.port, []))
-        await client.try_to_send(data + SENTINEL)
-        told = None
-        for number in range(len(data) + 1):
-            if number == waits_after:
-                client.half_close()
-            try:
-                told = await client.final_answer()
-            except ConnectionEnded:
-                reading.ends = "closed" if told is not None and told.value("connection") == "close" else "waits"
-                break
-            if told.value("x-target") == NEXT:
-                reading.requests.pop()
-                reading.ends = "next"
-                break
-            if told.status in REFUSALS:
-                reading.ends = "waits" if told.body == BodyIncomplete.code.encode() else REFUSALS[told.status]
-                break
-        return reading
+    await client.try_to_send(SENTINEL)
+    told = None
+    for number in itertools.count():
+        if number == waits_after:
+            client.half_close()
+        try:
+            told = await client.final_answer()
+        except ConnectionEnded:
+            reading.ends = "closed" if told is not None and told.value("connection") == "close" else "waits"
+            return
+        if told.value("x-target") == NEXT:
+            reading.requests.pop()
+            reading.ends = "next"
+            return
+        if told.status in REFUSALS:
+            reading.ends = "waits" if told.body == BodyIncomplete.code.encode() else REFUSALS[told.status]
+            return
 
 
 def expected_of(row: dict[str, Any]) -> list[tuple[str, str, bytes]]:
