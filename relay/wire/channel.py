@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -30,6 +31,52 @@ class Reader(Protocol):
     def end(self, failure: Exception | None) -> None: ...
 
 
+def read_out(transport: asyncio.Transport, buffer: Callable[[int], memoryview], taken: Callable[[int], None]) -> bool:
+    """Read what lies unread in the socket of a broken connection, and say whether the peer's own end was among it.
+
+    A write that fails makes the loop forget an answer that has come already. Until ``connection_lost`` returns, the socket is open.
+    """
+    plain: socket.socket | None = transport.get_extra_info("socket")
+    if plain is None or plain.fileno() < 0:
+        return False
+    with contextlib.suppress(OSError):
+        for _ in range(READ_OUT_MOST):
+            count = os.readv(plain.fileno(), [buffer(RECEIVE_BYTES)])
+            if not count:
+                return True
+            taken(count)
+    return False
+
+
+class Undertow(asyncio.BufferedProtocol):
+    """What stands between the socket and TLS: it reads out the socket of a broken connection while TLS can still read it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._tls = cast("asyncio.BufferedProtocol", transport.get_protocol())
+        transport.set_protocol(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return cast("memoryview", self._tls.get_buffer(sizehint))
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._tls.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool | None:
+        return self._tls.eof_received()
+
+    def pause_writing(self) -> None:
+        self._tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._tls.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            read_out(self._transport, self.get_buffer, self.buffer_updated)
+        self._tls.connection_lost(exc)
+
+
 class Channel(asyncio.BufferedProtocol):
     """One connection."""
 
@@ -37,6 +84,7 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
         self._reader: Reader | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._is_lost = False
         self.is_open = False
         self.is_reused = False
         self.idle_since = 0.0
@@ -64,6 +112,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         was_open, self.is_open = self.is_open, False
+        self._is_lost = True
         self.resume_writing()
         if self._reader is not None and was_open:
             has_ended = self._read_out()
@@ -71,21 +120,10 @@ class Channel(asyncio.BufferedProtocol):
                 self._reader.end(None if has_ended else exc or ConnectionResetError("closed"))
 
     def _read_out(self) -> bool:
-        """Read what lies unread in the socket, and say whether the peer's own end was among it.
-
-        A write that fails makes the loop forget an answer that has come already.
-        """
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is None or plain.fileno() < 0 or self._transport.get_extra_info("ssl_object") is not None:
+        """Read what lies unread in the socket, and say whether the peer's own end was among it. Below TLS, ``Undertow`` has done so."""
+        if self._transport.get_extra_info("ssl_object") is not None:
             return False
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(plain.fileno())) as rest:
-            rest.setblocking(False)
-            for _ in range(READ_OUT_MOST):
-                count = rest.recv_into(_view)
-                if not count or self._reader is None:
-                    return not count
-                self._reader.take(_view[:count])
-        return False
+        return read_out(self._transport, self.get_buffer, self.buffer_updated)
 
     @property
     def is_quiet(self) -> bool:
@@ -114,7 +152,8 @@ class Channel(asyncio.BufferedProtocol):
         """Close at once; what was not sent is dropped."""
         self._reader = None
         self.is_open = False
-        self._transport.abort()
+        if not self._is_lost:  # the loop of asyncio cannot abort what has closed behind its last write
+            self._transport.abort()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.errors import DestinationRefusedTls, DestinationTimeout, DestinationUnreachable, EgressDenied
-from relay.wire.channel import Channel
+from relay.wire.channel import Channel, Undertow
 from relay.wire.names import Names
 
 Permit = Callable[[str, str], bool]
@@ -73,5 +73,6 @@ async def _secured(transport: asyncio.Transport, channel: Channel, context: ssl.
         raise
     if secured is None:
         raise DestinationRefusedTls
+    Undertow(transport)
     channel.connection_made(secured)
     return channel

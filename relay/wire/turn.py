@@ -75,6 +75,7 @@ class Turn:
         self._is_reading = False
         self._is_asking_client = False
         self._is_until_close = False
+        self._is_old = False
         self._stalled_since = 0.0
         self._unsent_bytes = 0
         self._declared_bytes: int | None = None
@@ -294,6 +295,9 @@ class Turn:
 
     def on_headers_complete(self) -> None:
         """For the parser."""
+        if self.is_answered or self.status:
+            self.is_spoiled = True
+            return
         status = self._parser.get_status_code()
         if status < 200 and status != _SWITCHING:
             self._interim += 1
@@ -301,8 +305,8 @@ class Turn:
             if self._interim > INTERIM_MOST:
                 self._fail(httpx.RemoteProtocolError("interim answers without end"))
             return
-        if self.is_answered or self.status:
-            self.is_spoiled = True
+        if not self._is_understood(status):
+            self._fail(httpx.RemoteProtocolError("an answer that can be read in two ways"))
             return
         names = {name for name, _ in self.headers}
         self._is_until_close = not names & {b"content-length", b"transfer-encoding"}
@@ -314,6 +318,13 @@ class Turn:
         if self._is_head_asked:
             self.is_spoiled = True
             self._complete()
+
+    def _is_understood(self, status: int) -> bool:
+        """True of an HTTP/1 answer that is sent as it is or in chunks, and in nothing else: the parser takes more than that."""
+        version = self._parser.get_http_version()
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        self._is_old = version == "1.0"
+        return status != _SWITCHING and (version == "1.1" or (self._is_old and not codings)) and codings in ([], [b"chunked"])
 
     def on_body(self, data: bytes) -> None:
         """For the parser."""
@@ -329,7 +340,7 @@ class Turn:
 
     def _complete(self) -> None:
         self.is_answered = True
-        self.is_spoiled = self.is_spoiled or not self._parser.should_keep_alive()
+        self.is_spoiled = self.is_spoiled or self._is_old or not self._parser.should_keep_alive()
         self._news.set()
 
     # ── how it ends ──────────────────────────────────────────────────────────────────────────────

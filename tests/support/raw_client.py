@@ -5,6 +5,7 @@ half-close, a reset. It never adds, corrects or retries anything.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ class RawClient:
         self._writer.transport.abort()
         await asyncio.sleep(0)
 
+    @property
+    def port(self) -> int:
+        """The port of this end."""
+        port: int = self._writer.get_extra_info("sockname")[1]
+        return port
+
     async def send(self, data: bytes) -> None:
         """Send these bytes; returns when the kernel or a bounded buffer has taken them.
 
@@ -120,6 +127,13 @@ class RawClient:
         """Read exactly this many bytes, whatever they are."""
         async with asyncio.timeout(self._seconds):
             return await self._reader.readexactly(count)
+
+    async def rest(self) -> bytes:
+        """Read all that still comes, to the server's end."""
+        async with asyncio.timeout(self._seconds):
+            with contextlib.suppress(ConnectionError):
+                return await self._reader.read()
+        return b""
 
     async def answer(self, method: str = "POST") -> Answer:
         """Read the next answer, 1xx included, to the end of its body.

@@ -16,6 +16,7 @@ import httpx
 from tests.support.running_relay import ADMIN_TOKEN, SECRET_KEY
 
 START_SECONDS = 30.0
+APPS = {"asyncio": (), "uvloop": ("--app", "tests.support.on_uvloop:create_app")}
 
 
 @dataclass(slots=True)
@@ -99,10 +100,10 @@ class ServedRelay:
 
 
 @contextlib.asynccontextmanager
-async def serve_relay(folder: Path, *, workers: int, **variables: str) -> AsyncIterator[ServedRelay]:
+async def serve_relay(folder: Path, *, workers: int, loop: str = "asyncio", **variables: str) -> AsyncIterator[ServedRelay]:
     """Run ``relay serve`` with everything below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
-    ``PYTHONPATH`` among them is the folder of another release's code: that one runs.
+    ``PYTHONPATH`` among them is the folder of another release's code: that one runs. ``loop`` is the workers' event loop: asyncio, uvloop.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,7 +122,7 @@ async def serve_relay(folder: Path, *, workers: int, **variables: str) -> AsyncI
         "RELAY_LOG_LEVEL": "warning",
         **variables,
     }
-    command = (sys.executable, "-m", "relay", "serve", "--workers", str(workers))
+    command = (sys.executable, "-m", "relay", "serve", "--workers", str(workers), *APPS[loop])
     process = await asyncio.create_subprocess_exec(
         *command, cwd=variables.get("PYTHONPATH"), env=environment, stdout=asyncio.subprocess.PIPE
     )

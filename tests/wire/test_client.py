@@ -50,7 +50,8 @@ async def server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIt
     async with running:
         yield running.sockets[0].getsockname()[1]
         for task, writer in conversations.items():
-            writer.transport.abort()
+            if writer.transport.get_write_buffer_size() or not writer.transport.is_closing():  # the loop cannot abort what has closed
+                writer.transport.abort()
             task.cancel()
         await asyncio.gather(*conversations, return_exceptions=True)
 

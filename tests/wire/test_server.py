@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -24,6 +23,7 @@ from relay.wire.exchange import EXTENSION, Exchange
 from relay.wire.intake import LARGEST, Intake
 from relay.wire.server import Connection, Surroundings
 from tests.support.certificates import Certificate, make_certificate
+from tests.support.loops import LOOPS, run_in
 from tests.support.raw_client import ConnectionEnded, RawClient
 from tests.support.waiting import until
 
@@ -34,7 +34,6 @@ App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 POST = b"POST /a HTTP/1.1\r\nHost: relay\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET /%d HTTP/1.1\r\nHost: relay\r\n\r\n"
-HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
 
 
 class Counting(Connection):
@@ -129,20 +128,11 @@ async def tell_path(scope: Scope, _receive: Receive, send: Send) -> None:
     await answer(send, scope["path"].encode())
 
 
-def in_loop(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    if name == "asyncio":
-        asyncio.run(run())
-    else:
-        import uvloop  # noqa: PLC0415 - not there on every machine
-
-        uvloop.run(run())
-
-
 # ── the loops ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.skipif(not HAS_UVLOOP, reason="no uvloop here"))])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path) if is_tls else None
     body = b"x" * 3_000_000
@@ -161,7 +151,7 @@ def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_pat
             writer.transport.abort()
             await until(lambda: not served.connections)
 
-    in_loop(loop, run)
+    run_in(loop, run)
     assert Counting.asked >= 2 * len(body) // LARGEST
 
 

@@ -1,0 +1,98 @@
+"""One connection to a destination, on both event loops, plain and over TLS."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.destinations.http_upstream import HttpUpstream
+from relay.errors import AnsweredEarly
+from relay.wire.channel import RECEIVE_BYTES, Channel
+from tests.support.bodies import ScriptedBody, make_item
+from tests.support.certificates import make_certificate
+from tests.support.loops import LOOPS, run_in
+from tests.wire.test_client import OK, deliver, destination, read_request, server
+
+ANSWER_BYTES = 3_000_000
+
+on_both_loops = pytest.mark.parametrize("loop", LOOPS)
+plain_and_tls = pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+
+
+@contextlib.contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How much came by each read of every channel."""
+    reads: list[int] = []
+    asked, told = Channel.get_buffer, Channel.buffer_updated
+    is_asked = False
+
+    def get_buffer(channel: Channel, sizehint: int) -> memoryview:
+        nonlocal is_asked
+        is_asked = True
+        return asked(channel, sizehint)
+
+    def buffer_updated(channel: Channel, nbytes: int) -> None:
+        nonlocal is_asked
+        assert is_asked
+        is_asked = False
+        reads.append(nbytes)
+        told(channel, nbytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Channel, "get_buffer", get_buffer)
+        patch.setattr(Channel, "buffer_updated", buffer_updated)
+        yield reads
+
+
+@plain_and_tls
+@on_both_loops
+def test_both_loops_receive_answers_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path) if is_tls else None
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_BYTES + bytes(ANSWER_BYTES))
+
+    async def run() -> None:
+        async with (
+            server(serve, certificate.server_context() if certificate else None) as port,
+            destination(
+                f"{'https' if certificate else 'http'}://127.0.0.1:{port}", certificate.client_context() if certificate else None
+            ) as to,
+        ):
+            for _ in range(2):
+                assert len((await deliver(to))[1]) == ANSWER_BYTES
+
+    with counted(monkeypatch) as reads:
+        run_in(loop, run)
+    assert sum(reads) > 2 * ANSWER_BYTES
+    assert max(reads) <= RECEIVE_BYTES
+    assert len(reads) >= 2 * ANSWER_BYTES // RECEIVE_BYTES
+
+
+@on_both_loops
+def test_a_service_that_ends_its_side_and_then_takes_the_rest_is_told_apart_from_success(loop: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.1)  # until much waits to be written
+        writer.write(OK)
+        writer.write_eof()
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    async def run() -> None:
+        async with server(serve) as port, destination(f"http://127.0.0.1:{port}") as to:
+            with pytest.raises(AnsweredEarly):
+                await settle_late(to)
+
+    run_in(loop, run)
+
+
+async def settle_late(to: HttpUpstream) -> None:
+    async with to.deliver(make_item(), ScriptedBody([bytes(65536)] * 400)) as delivery:
+        await asyncio.sleep(0.2)  # what was written is taken, and the connection lost, before it is given up
+        await delivery.settled()
