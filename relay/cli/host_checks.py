@@ -15,8 +15,9 @@ from relay.cli.listening import PortBusy, bind, url_at
 from relay.cli.progress import size_text
 from relay.destinations.egress import Egress
 from relay.destinations.sealing import Sealer
+from relay.protocols.certificates import describe_time
 from relay.settings import Settings, SettingsInvalid, TlsSettings, parse_listen
-from relay.wire.front import FrontCertificate, describe_time
+from relay.wire.front import FrontCertificate
 
 LITTLE_BYTES = 1 << 30
 NOTHING_BYTES = 100 << 20

@@ -86,6 +86,15 @@ def check_pair(certificates: Certificates, key: str) -> None:
         raise ValueError("the key is not that of the first certificate")
 
 
+def describe_time(certificates: Certificates, now: datetime) -> str | None:
+    """Say what is wrong with the time of a chain, if anything is."""
+    if now >= certificates.chain_ends_at:
+        return f"expired at {certificates.chain_ends_at:%Y-%m-%d %H:%M} UTC"
+    if now < certificates.begins_at:
+        return f"is not valid before {certificates.begins_at:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
 def _load_key(text: str) -> Any:
     serialization = import_module("cryptography.hazmat.primitives.serialization")
     try:

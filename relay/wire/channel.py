@@ -13,6 +13,8 @@ import struct
 import termios
 from typing import Final, Protocol, cast
 
+from relay.wire.tls import find_refusal
+
 RECEIVE_BYTES: Final = 64 * 1024
 SEND_LIMIT: Final = 256 * 1024
 READ_OUT_MOST: Final = 64
@@ -68,7 +70,7 @@ class Channel(asyncio.BufferedProtocol):
         if self._reader is not None and was_open:
             has_ended = self._read_out()
             if self._reader is not None:
-                self._reader.end(None if has_ended else exc or ConnectionResetError("closed"))
+                self._reader.end(None if has_ended else find_refusal(exc) or exc or ConnectionResetError("closed"))
 
     def _read_out(self) -> bool:
         """Read what lies unread in the socket, and say whether the peer's own end was among it.

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
-from relay.protocols.certificates import Certificates, check_pair, parse_certificates
+from relay.protocols.certificates import Certificates, check_pair, describe_time, parse_certificates
 from relay.settings import SettingsInvalid, TlsSettings
 from relay.telemetry import TLS_HANDSHAKES
 from relay.wire.tls import make_server_context
@@ -130,15 +130,6 @@ class FrontCertificate:
             raise SettingsInvalid(f"RELAY_TLS_CERTIFICATE, RELAY_TLS_KEY: OpenSSL does not take them ({why})") from None
         except ValueError as error:
             raise SettingsInvalid(f"RELAY_TLS_KEY: {self._paths[1]}: {error}") from None
-
-
-def describe_time(certificates: Certificates, now: datetime) -> str | None:
-    """Say what is wrong with the time of a chain, if anything is."""
-    if now >= certificates.chain_ends_at:
-        return f"expired at {certificates.chain_ends_at:%Y-%m-%d %H:%M} UTC"
-    if now < certificates.begins_at:
-        return f"is not valid before {certificates.begins_at:%Y-%m-%d %H:%M} UTC"
-    return None
 
 
 def _read_file(variable: str, path: Path) -> bytes:
