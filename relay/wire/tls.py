@@ -190,7 +190,7 @@ def explain(error: Exception) -> DestinationRefusedTls:
         reason = error.reason or ""
         why = next((words for name, words in (_ALERTS | _HANDSHAKE).items() if reason.endswith(name)), "")
     elif isinstance(error, ConnectionError):
-        why = "It closed the connection during the handshake."
+        why = "It closed the connection during the handshake: it may want a client certificate."
     return DestinationRefusedTls(f"{_NO_TRUST} {why}".strip())
 
 

@@ -38,6 +38,11 @@ class Certificate:
         """What trusts it, and nothing else."""
         return ssl.create_default_context(cadata=self.pem)
 
+    def key_pem_with(self, passphrase: bytes) -> str:
+        """The key, encrypted."""
+        sealed = serialization.BestAvailableEncryption(passphrase)
+        return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed).decode()
+
     def issue(self, *names: str, until: datetime | None = None, folder: Path | None = None) -> "Certificate":
         """Make a certificate for these names and addresses, signed by this one."""
         return _make(folder or self.path.parent, names, issuer=self, until=until)

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,7 +45,7 @@ class Destinations:
 @contextlib.asynccontextmanager
 async def destinations(permit: Callable[[str, str], bool] = lambda _host, _address: True) -> AsyncIterator[Destinations]:
     names = Names(DnsSettings(), lambda _host: ["127.0.0.1"])
-    made = Destinations(names, Transport(names, permit))
+    made = Destinations(names, Transport(names, permit, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)))  # no public authorities: quicker
     async with made.client:
         yield made
     names.close()
@@ -64,7 +66,7 @@ def authority(tmp_path: Path) -> Certificate:
 
 
 async def test_its_own_authority_is_trusted_and_the_connection_kept(authority: Certificate) -> None:
-    content = bytes(range(256)) * 40_000
+    content = bytes(range(256)) * 20_000
     async with Upstream(tls=authority.issue("127.0.0.1").server_context()) as upstream, destinations() as made:
         to = made.of(upstream.url, tls={"ca": authority.pem})
         for _ in range(3):
@@ -187,6 +189,45 @@ async def test_a_client_certificate_that_is_demanded(shown: str, version: ssl.TL
         if shown == "an expired one":
             assert "The client certificate expired at " in found.detail
         assert not upstream.requests
+
+
+@contextlib.contextmanager
+def outspoken(context: ssl.SSLContext) -> Iterator[int]:
+    """A server that says why it refuses a handshake, as most do; asyncio's closes without a word."""
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = listening.accept()
+                plain.settimeout(5)
+                with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as secured:
+                    secured.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+async def test_why_a_client_certificate_was_refused_is_told(version: ssl.TLSVersion, authority: Certificate, tmp_path: Path) -> None:
+    context = authority.issue("127.0.0.1").server_context(clients_of=authority)
+    context.maximum_version = version
+    stranger, expired = make_authority(tmp_path).issue("client.test"), authority.issue("client.test", until=YESTERDAY)
+    told = []
+    with outspoken(context) as port:
+        async with destinations() as made:
+            for client in (None, stranger, expired):
+                terms = {"ca": authority.pem} | ({"client_certificate": client.pem} if client is not None else {})
+                to = made.of(f"https://127.0.0.1:{port}", client.key_pem if client is not None else None, tls=terms)
+                told.append((await to.check()).detail)
+    assert "want a client certificate" in told[0] or "wants a client certificate" in told[0]
+    assert "It does not know the authority of the client certificate." in told[1]
+    assert "The client certificate expired at" in told[2] and "It says that the client certificate has expired." in told[2]
 
 
 async def test_an_expired_client_certificate_is_found_though_the_service_takes_it(authority: Certificate) -> None:
