@@ -54,8 +54,8 @@ def make_certificate(folder: Path, *names: str, until: datetime | None = None) -
 
 
 def make_authority(folder: Path) -> Certificate:
-    """Make an authority."""
-    return _make(folder, (), issuer=None, until=None)
+    """Make an authority, good for a year; what it issues is good for a day unless more is asked."""
+    return _make(folder, (), issuer=None, until=datetime.now(UTC) + 365 * DAY)
 
 
 def _make(folder: Path, names: Sequence[str], *, issuer: Certificate | None, until: datetime | None) -> Certificate:
@@ -68,7 +68,7 @@ def _make(folder: Path, names: Sequence[str], *, issuer: Certificate | None, unt
         issuer_name=subject if issuer is None else issuer.certificate.subject,
         public_key=key.public_key(),
         serial_number=serial,
-        not_valid_before=ends - 2 * DAY,
+        not_valid_before=min(ends, datetime.now(UTC)) - DAY,
         not_valid_after=ends,
     ).add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     if names:
