@@ -9,6 +9,7 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import termios
 from typing import Final, Protocol, cast
@@ -61,8 +62,18 @@ class Channel(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self.is_open = False
         if self._reader is not None:
-            self._reader.end(None)
+            self._reader.end(None if self._has_end_of_tls() else ConnectionResetError("no closure alert"))
         return False
+
+    def _has_end_of_tls(self) -> bool:
+        """True unless TLS is spoken and its own end did not come (RFC 9112, "TLS Connection Closure"): anybody can send a FIN."""
+        secured: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        if secured is None:
+            return True
+        try:
+            return not secured.read(1)
+        except ssl.SSLError as error:
+            return isinstance(error, ssl.SSLZeroReturnError)
 
     def connection_lost(self, exc: Exception | None) -> None:
         was_open, self.is_open = self.is_open, False

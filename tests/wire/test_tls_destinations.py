@@ -164,6 +164,31 @@ async def test_an_address_that_is_not_permitted_is_not_connected_to_over_tls_eit
         assert not upstream.connections
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "cut"])
+async def test_an_answer_without_a_length_counts_only_if_tls_says_that_it_has_ended(authority: Certificate, *, is_told: bool) -> None:
+    """Whoever sits between could end a connection wherever an answer would still look whole."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"abc")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        await writer.drain()
+        if is_told:
+            writer.close()
+        else:
+            plain: socket.socket = writer.get_extra_info("socket")
+            await asyncio.sleep(0.1)
+            plain.shutdown(socket.SHUT_WR)
+
+    context = authority.issue("127.0.0.1").server_context()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server, destinations() as made:
+        to = made.of(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", tls={"ca": authority.pem})
+        if is_told:
+            assert await deliver(to) == 200
+        else:
+            with pytest.raises(DestinationBroke):
+                await deliver(to)
+
+
 # ── what it shows ────────────────────────────────────────────────────────────────────────────────
 
 
