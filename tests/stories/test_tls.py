@@ -22,6 +22,7 @@ from tests.support.processes import free_port
 from tests.support.running_relay import SECRET_KEY, running_relay
 from tests.support.serving import serve_relay
 from tests.support.upstreams import Upstream
+from tests.support.waiting import until
 
 PATH = "/tenants/acme/destinations/main"
 SOON = datetime.now(UTC) + timedelta(days=3)
@@ -238,7 +239,7 @@ async def test_a_whole_relay_speaks_tls_with_all_its_workers(tmp_path: Path, aut
     async with serve_relay(tmp_path, workers=2, **named) as relay:
         url = relay.url.replace("http:", "https:")
         await relay.wait_for_workers(2)
-        assert (await asyncio.to_thread(ask_readiness, url, is_own=True)).is_ready
+        await until(lambda: ask_readiness(url, is_own=True).is_ready)
         with pytest.raises(NoAnswer, match="not trusted"):
             await asyncio.to_thread(ask_readiness, url)
         run = runner("postgresql://relay@127.0.0.1:1/nowhere", tmp_path)

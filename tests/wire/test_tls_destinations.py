@@ -178,6 +178,8 @@ async def test_an_answer_without_a_length_counts_only_if_tls_says_that_it_has_en
             plain: socket.socket = writer.get_extra_info("socket")
             await asyncio.sleep(0.1)
             plain.shutdown(socket.SHUT_WR)
+            await reader.read()
+            writer.transport.abort()
 
     context = authority.issue("127.0.0.1").server_context()
     async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server, destinations() as made:
