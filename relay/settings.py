@@ -173,6 +173,27 @@ class EgressSettings(Group):
     allow: Names = Field((), description="Networks (CIDR) and host names that destinations may use though they are private.")
 
 
+class TlsSettings(Group):
+    certificate: Path | None = Field(
+        None, description="File with the certificate and its chain (PEM): both listeners then speak TLS. A new one is taken up by itself."
+    )
+    key: Path | None = Field(None, description="File with its key (PEM, without a passphrase).")
+    handshake_timeout: Seconds = Field(
+        timedelta(seconds=10), gt=timedelta(0), description="Longest time that a client's TLS handshake may take (seconds)."
+    )
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("RELAY_TLS_CERTIFICATE and RELAY_TLS_KEY belong together: set both or neither")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """True when clients speak TLS with this process."""
+        return self.certificate is not None
+
+
 class TrustedSettings(Group):
     proxies: Networks = Field((), description="Networks (CIDR) of proxies whose Forwarded and X-Forwarded-* fields are believed.")
 
@@ -270,6 +291,7 @@ class Settings(Group):
     data: DataSettings = DataSettings()
     disk: DiskSettings = DiskSettings()
     egress: EgressSettings = EgressSettings()
+    tls: TlsSettings = TlsSettings()
     trusted: TrustedSettings = TrustedSettings()
     secret: SecretSettings = SecretSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

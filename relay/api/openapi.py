@@ -241,7 +241,10 @@ def _examples_of(schema: Document, schemas: Document) -> list[Any]:
 def _amend_schemas(schemas: Document) -> None:
     """Add what no route names, and say which members ``config`` and ``secrets`` have: the registry checks them, not the route."""
     schemas.update(SCHEMAS)
-    schemas.update({model.__name__: model.model_json_schema() for model in (*CONFIGS, *SECRETS)})
+    for model in (*CONFIGS, *SECRETS):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
     for model in _models(BaseModel):
         extra = model.model_config.get("json_schema_extra")
         if model.__name__ in schemas and isinstance(extra, dict) and "examples" in extra:

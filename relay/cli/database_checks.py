@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
@@ -16,12 +16,14 @@ from relay.db.schema import HEAD, REVISIONS, find_revision
 from relay.destinations.sealing import Sealer
 from relay.errors import DatabaseUnavailable
 from relay.settings import Settings, SettingsInvalid
+from relay.tenants import certificates
 from relay.tenants.resealing import UNREADABLE, Place, survey_some
 
 OLDEST_VERSION = 150_000
 HEARD_SECONDS = 5.0
 EARLY_SECONDS = 1.0
 WRONG_SECONDS = 60.0
+SOON = timedelta(days=14)
 NAMED = 5
 """Most destinations that one finding names."""
 
@@ -56,6 +58,7 @@ async def check_database(settings: Settings, url: str) -> AsyncIterator[Finding]
         yield schema
         if schema.state != "fail":
             yield await _check_sealed(database, settings)
+            yield await _check_certificates(database, datetime.now(UTC))
     except DatabaseUnavailable as error:
         yield fail("postgres", f"the connection was lost: {say_why(error)}", "Look at the log of Postgres.")
     finally:
@@ -151,3 +154,25 @@ async def _check_sealed(database: Database, settings: Settings) -> Finding:
         advice = "A rotation is not finished: run 'relay destination reseal', then take the old key away."
         return warn(name, told, advice)
     return ok(name, told)
+
+
+async def _check_certificates(database: Database, now: datetime) -> Finding:
+    """See whether a certificate that a destination shows or trusts is good no longer, or not for long."""
+    name = "certificates of destinations"
+    terms: list[certificates.Term] = []
+    last = None
+    while True:
+        async with database.transaction() as session:
+            batch = await certificates.survey_some(session, last)
+        terms += batch.terms
+        last = batch.last
+        if last is None:
+            break
+    ending = sorted((term for term in terms if term.ends_at < now + SOON), key=lambda term: term.ends_at)
+    if not ending:
+        return ok(name, f"{len(terms)}, good for {SOON.days} days and more" if terms else "none")
+    places = ", ".join(f"{term.place.tenant}/{term.place.destination} ({term.ends_at:%Y-%m-%d %H:%M})" for term in ending[:NAMED])
+    more = f" and {len(ending) - NAMED} more" if len(ending) > NAMED else ""
+    expired = sum(term.ends_at <= now for term in ending)
+    advice = f"Set config.tls, and secrets.tls with it, anew: {places}{more}."
+    return warn(name, f"{expired} expired, {len(ending) - expired} good for less than {SOON.days} days", advice)

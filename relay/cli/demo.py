@@ -7,6 +7,7 @@ printed are a contract, and ``ready`` is printed only when ``/readyz`` has answe
 
 import contextlib
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -53,7 +54,7 @@ def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
         click.echo(f"started in {time.monotonic() - started_at:.1f} s")
         state = replace(file.load(), url=run.url)
         file.save(state)
-        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), state).all():
+        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), state, settings.tls.certificate).all():
             click.echo(line)
         run.supervisor.run()
 
@@ -66,10 +67,13 @@ class Lines:
     admin_url: str
     token: str
     state: DemoState
+    certificate: Path | None = None
+    """What the door shows, where it speaks TLS; curl is told to trust it."""
 
     def all(self) -> list[str]:
         """The lines; programs read them, so keys and order stay."""
-        curl = "curl -sS -H 'Authorization: Bearer"
+        trust = f" --cacert {shlex.quote(str(self.certificate.absolute()))}" if self.certificate is not None else ""
+        curl = f"curl -sS{trust} -H 'Authorization: Bearer"
         return [
             f"url: {self.url}",
             "tenant: demo",
@@ -115,7 +119,7 @@ def _is_open(listen: str) -> bool:
 
 def _is_ready(url: str) -> bool:
     with contextlib.suppress(NoAnswer):
-        return ask_readiness(url).is_ready
+        return ask_readiness(url, is_own=True).is_ready
     return False
 
 

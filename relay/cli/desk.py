@@ -168,6 +168,8 @@ def _text(value: Any) -> str:
             return "yes" if value else "no"
         case list() | tuple():
             return ", ".join(_text(item) for item in value) or "-"
+        case str() if "\n" in value:
+            return f"{value.splitlines()[0]} …"
         case dict():
             return ", ".join(f"{name}={_text(item)}" for name, item in value.items() if item is not None) or "-"
         case _:

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from relay.api.admin.destinations import DestinationPayload, FindingPayload
 from relay.api.admin.payloads import Listing
 from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
 from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
+from relay.destinations.config import CLIENT_KEY
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.egress import Egress
 from relay.destinations.opened import OpenDestinations
@@ -22,6 +25,9 @@ from relay.tenants import owned_destinations, registry, resealing
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
 
+PEM = click.Path(path_type=Path, dir_okay=False)
+PEM_MEMBERS = ("ca", "client_certificate")
+
 
 class ResealingPayload(BaseModel):
     """What sealing anew came to: how many were sealed anew, how many were so already, and which cannot be opened."""
@@ -30,6 +36,27 @@ class ResealingPayload(BaseModel):
     resealed: int
     current: int
     unopened: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What ``relay destination set`` was told of the place."""
+
+    base_url: str | None
+    headers: tuple[str, ...]
+    host: str | None
+    tls_ca: Path | None
+    tls_server_name: str | None
+    tls_client_certificate: Path | None
+    tls_client_key: Path | None
+    no_tls: bool
+    directory: str | None
+    overwrite: str | None
+
+    def tls(self) -> dict[str, Any]:
+        """The members of ``config.tls`` that were given."""
+        given = {"ca": self.tls_ca, "client_certificate": self.tls_client_certificate, "server_name": self.tls_server_name}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @click.group()
@@ -42,6 +69,12 @@ def destination() -> None:
 @click.argument("name")
 @click.option("--http", "base_url", metavar="URL", help="A tenant's HTTP service; the rest of the path is put after it.")
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent with every upload, sealed at rest. Repeatable.")
+@click.option("--host", metavar="HOST", help="The Host that the service is sent, in place of the URL's; '': that again.")
+@click.option("--tls-ca", type=PEM, help="Certificates to trust instead of the public authorities'.")
+@click.option("--tls-server-name", metavar="NAME", help="The name to ask for and to verify, in place of the URL's host.")
+@click.option("--tls-client-certificate", type=PEM, help="What Relay shows to the service, with the chain.")
+@click.option("--tls-client-key", type=PEM, help="Its key, sealed at rest.")
+@click.option("--no-tls", is_flag=True, help="Forget all that was said by --tls-… before.")
 @click.option("--disk", "directory", metavar="DIR", help="A folder below RELAY_DISK_ROOT.")
 @click.option("--overwrite", type=click.Choice(["refuse", "replace"]), help="When a file of this name exists; default: refuse.")
 @click.option("--default", "is_default", is_flag=True, help="Make it the tenant's default destination.")
@@ -49,9 +82,9 @@ def destination() -> None:
 def set_destination(options: Options, tenant: str, name: str, *, is_default: bool, **told: Any) -> None:
     """Make a destination, or change it; a tenant's first one becomes its default.
 
-    Headers that are given replace those of before; without --header they stay.
+    Headers that are given replace those of before; without --header they stay. What is not said stays as well.
     """
-    draft = _draft(name, **told)
+    draft = _draft(name, Told(**told))
 
     async def work(desk: Desk) -> DestinationSpec:
         sealer = Sealer(desk.settings.secret.keys())
@@ -139,17 +172,39 @@ def delete(options: Options, tenant: str, name: str) -> None:
     say(options, f"destination {name} of {tenant} is deleted")
 
 
-def _draft(name: str, *, base_url: str | None, headers: tuple[str, ...], directory: str | None, overwrite: str | None) -> DestinationDraft:
-    if (base_url is None) == (directory is None):
+def _draft(name: str, told: Told) -> DestinationDraft:
+    if (told.base_url is None) == (told.directory is None):
         raise click.UsageError("Give either --http URL or --disk DIR.")
-    if base_url is not None:
-        if overwrite is not None:
+    if told.base_url is not None:
+        if told.overwrite is not None:
             raise click.UsageError("--overwrite belongs to --disk.")
-        return DestinationDraft(name, "http", {"base_url": base_url}, {"headers": _parse_headers(headers)} if headers else None)
-    if headers:
+        return _http_draft(name, told)
+    if told.headers:
         raise click.UsageError("--header belongs to --http.")
-    config = {"directory": directory} | ({"overwrite": overwrite} if overwrite else {})
+    if told.host is not None or told.tls() or told.tls_client_key is not None or told.no_tls:
+        raise click.UsageError("--host, --tls-… and --no-tls belong to --http.")
+    config = {"directory": told.directory} | ({"overwrite": told.overwrite} if told.overwrite else {})
     return DestinationDraft(name, "disk", config)
+
+
+def _http_draft(name: str, told: Told) -> DestinationDraft:
+    tls: dict[str, Any] = {name: _read_pem(value) if name in PEM_MEMBERS else value for name, value in told.tls().items()}
+    if told.no_tls and (tls or told.tls_client_key is not None):
+        raise click.UsageError("--no-tls forgets what --tls-… says: give one of them.")
+    config: dict[str, Any] = {"base_url": told.base_url} | ({"host": told.host or None} if told.host is not None else {})
+    secrets: dict[str, Any] = {"headers": _parse_headers(told.headers)} if told.headers else {}
+    if tls or told.no_tls:
+        config["tls"] = tls or None
+    if told.tls_client_key is not None or told.no_tls:
+        secrets["tls"] = {"client_key": _read_pem(told.tls_client_key)} if told.tls_client_key is not None else None
+    return DestinationDraft(name, "http", config, secrets or None)
+
+
+def _read_pem(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{path} cannot be read ({type(error).__name__})") from None
 
 
 def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
@@ -172,14 +227,15 @@ async def _put(session: AsyncSession, desk: Desk, sealer: Sealer, tenant: str, d
         raise Failure(message, NOT_FOUND_OR_CONFLICT)
     members: dict[str, Any] = {"config": draft.config}
     if draft.secrets is not None:
-        members["secrets"] = _replace_headers(before, draft.secrets["headers"])
+        headers = draft.secrets.get("headers")
+        members["secrets"] = dict(draft.secrets) | ({"headers": _replace_headers(before, headers)} if headers is not None else {})
     change = DestinationChange(members)
     return await owned_destinations.change_destination(session, desk.actor, sealer, (tenant, draft.name), change)
 
 
 def _replace_headers(before: DestinationSpec, headers: Mapping[str, str]) -> dict[str, Any]:
     """A merge patch that leaves these headers and no others."""
-    return {"headers": {**dict.fromkeys(before.secret_names), **headers}}
+    return {**dict.fromkeys(name for name in before.secret_names if name != CLIENT_KEY), **headers}
 
 
 async def _check(desk: Desk, spec: DestinationSpec) -> Finding:

@@ -6,6 +6,7 @@ waits longer than ``ANSWER_SECONDS`` for any step of the answer.
 
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,12 +14,11 @@ from urllib.parse import urlsplit
 import click
 
 from relay.cli import Failure
+from relay.cli.listening import url_at
 from relay.settings import load_settings, parse_listen
 
 ANSWER_SECONDS = 2.0
 MOST_BYTES = 65_536
-KINDS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a listener on all of them can be asked
 
 
 class NoAnswer(Exception):
@@ -40,9 +40,10 @@ def health(url: str | None) -> None:
 
     Exit code 0 if it is, else 1: for HEALTHCHECK in a container and exec probes in Kubernetes.
     """
+    is_own = url is None
     url = url or own_url()
     try:
-        readiness = ask_readiness(url)
+        readiness = ask_readiness(url, is_own=is_own)
     except NoAnswer as error:
         raise Failure(f"{url} does not answer ({error}). Does 'relay serve' run there?") from None
     click.echo("ready" if readiness.is_ready else "not ready")
@@ -55,18 +56,19 @@ def health(url: str | None) -> None:
 def own_url() -> str:
     """The URL of the relay that the settings of this process describe."""
     settings = load_settings()
-    host, port = parse_listen(settings.admin.listen or settings.listen)
-    host = EVERY_INTERFACE.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url_at(*parse_listen(settings.admin.listen or settings.listen), is_tls=settings.tls.is_on)
 
 
-def ask_readiness(url: str) -> Readiness:
+def ask_readiness(url: str, *, is_own: bool = False) -> Readiness:
     """Ask ``/readyz`` once.
+
+    ``is_own``: the address is one of this host's own listeners. Then its certificate, which is for another name than the
+    loopback's, is not verified: nothing secret is sent, and who listens at our own port could lie without TLS as well.
 
     Raises:
         NoAnswer: nobody is there, or what answers is no relay.
     """
-    status, content = _get(url, "/readyz")
+    status, content = _get(url, "/readyz", is_own=is_own)
     try:
         checks = json.loads(content)["checks"]
         return Readiness(status == http.HTTPStatus.OK, {str(name): str(value) for name, value in checks.items()})
@@ -74,16 +76,16 @@ def ask_readiness(url: str) -> Readiness:
         raise NoAnswer(f"status {status}, and not what a relay says of itself") from None
 
 
-def _get(url: str, path: str) -> tuple[int, bytes]:
+def _get(url: str, path: str, *, is_own: bool) -> tuple[int, bytes]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise NoAnswer("not a URL") from None
-    if not host or parts.scheme not in KINDS:
+    if not host or parts.scheme not in {"http", "https"}:
         raise NoAnswer("not the URL of an HTTP service")
     try:
-        connection = KINDS[parts.scheme](host, port, timeout=ANSWER_SECONDS)
+        connection = _connection(parts.scheme, host, port, is_own=is_own)
     except http.client.HTTPException:
         raise NoAnswer("not a URL") from None
     try:
@@ -91,6 +93,18 @@ def _get(url: str, path: str) -> tuple[int, bytes]:
         answer = connection.getresponse()
         return answer.status, answer.read(MOST_BYTES)
     except (OSError, UnicodeError, http.client.HTTPException) as error:
-        raise NoAnswer(type(error).__name__) from None
+        raise NoAnswer(
+            "its certificate is not trusted" if isinstance(error, ssl.SSLCertVerificationError) else type(error).__name__
+        ) from None
     finally:
         connection.close()
+
+
+def _connection(scheme: str, host: str, port: int | None, *, is_own: bool) -> http.client.HTTPConnection:
+    if scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_own else ssl.create_default_context()
+    if is_own:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)

@@ -5,21 +5,25 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.cli.data_folder import find_unsafe_file_system
 from relay.cli.findings import Finding, fail, ok, warn
 from relay.cli.health import NoAnswer, ask_readiness
-from relay.cli.listening import PortBusy, bind
+from relay.cli.listening import PortBusy, bind, url_at
 from relay.cli.progress import size_text
 from relay.destinations.egress import Egress
 from relay.destinations.sealing import Sealer
-from relay.settings import Settings, SettingsInvalid, parse_listen
+from relay.protocols.certificates import describe_time
+from relay.settings import Settings, SettingsInvalid, TlsSettings, parse_listen
+from relay.wire.front import FrontCertificate
 
 LITTLE_BYTES = 1 << 30
 NOTHING_BYTES = 100 << 20
 FEW_FILES = 4_096
 TOO_FEW_FILES = 512
+SOON = timedelta(days=14)
 METADATA = "169.254.169.254"
 
 
@@ -31,9 +35,10 @@ def check_host(settings: Settings) -> Iterator[Finding]:
     yield check_egress(settings)
     yield check_operators(settings)
     yield check_open_files()
-    yield check_listen("RELAY_LISTEN", settings.listen)
+    yield check_front(settings.tls, datetime.now(UTC))
+    yield check_listen("RELAY_LISTEN", settings.listen, is_tls=settings.tls.is_on)
     if settings.admin.listen not in {None, settings.listen}:
-        yield check_listen("RELAY_ADMIN_LISTEN", str(settings.admin.listen))
+        yield check_listen("RELAY_ADMIN_LISTEN", str(settings.admin.listen), is_tls=settings.tls.is_on)
 
 
 def check_data_directory(settings: Settings) -> Finding:
@@ -127,18 +132,36 @@ def check_open_files() -> Finding:
     return (fail if hard < TOO_FEW_FILES else warn)(name, f"at most {hard} a process", advice)
 
 
-def check_listen(variable: str, listen: str) -> Finding:
+def check_front(settings: TlsSettings, now: datetime) -> Finding:
+    """See whether the certificate in front can be used, and for how long."""
+    name = "TLS in front"
+    try:
+        front = FrontCertificate.of(settings)
+    except SettingsInvalid as error:
+        return fail(name, str(error), "Relay does not start with it. Name a certificate with its chain, and its key, both in PEM.")
+    if front is None:
+        return ok(name, "RELAY_TLS_CERTIFICATE is not set: both listeners speak plain HTTP")
+    told = f"{settings.certificate} is good until {front.certificates.chain_ends_at:%Y-%m-%d %H:%M} UTC"
+    problem = describe_time(front.certificates, now)
+    if problem is not None:
+        return warn(
+            name, f"{settings.certificate} {problem}", "Clients refuse it, and Relay does not start with it. Put a valid one there."
+        )
+    if front.certificates.chain_ends_at - now < SOON:
+        return warn(name, told, "Put a new one there: it is taken up without a restart.")
+    return ok(name, told)
+
+
+def check_listen(variable: str, listen: str, *, is_tls: bool = False) -> Finding:
     """See whether the port is free, or a relay answers there already."""
     try:
         with bind(variable, listen):
             return ok(variable, f"{listen} is free")
     except PortBusy as error:
         busy = str(error)
-    host, port = parse_listen(listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every interface includes the loopback
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_at(*parse_listen(listen), is_tls=is_tls)
     try:
-        ready = ask_readiness(url).is_ready
+        ready = ask_readiness(url, is_own=True).is_ready
     except NoAnswer:
         what, _, advice = busy.partition(". ")
         return fail(variable, what, advice)

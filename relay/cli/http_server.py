@@ -1,4 +1,8 @@
-"""How uvicorn serves Relay: with a protocol class of our own, and with everything off that is not ours to decide."""
+"""How uvicorn serves Relay: with a protocol class of our own, and with everything off that is not ours to decide.
+
+TLS is made before that class gets a connection (``wire/front.py``), on every listener: the admin side's tokens are no less
+secret than a tenant's keys.
+"""
 
 import functools
 from email.utils import formatdate
@@ -11,16 +15,20 @@ from relay.api.problems import problem
 from relay.cli.listening import BACKLOG
 from relay.errors import RelayError
 from relay.settings import Settings
+from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshake
 from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
 
 KEEP_ALIVE_SECONDS = 75
 
 
-def protocol_class(settings: Settings) -> Any:
+def protocol_class(settings: Settings, front: FrontCertificate | None) -> Any:
     """Make the protocol class of this process; uvicorn calls it for each connection."""
     surroundings = Surroundings(intake=Intake(settings.memory), refuse=refusal_of, head_timeout=settings.head.timeout)
-    return functools.partial(Connection, surroundings)
+    connection = functools.partial(Connection, surroundings)
+    if front is None:
+        return connection
+    return functools.partial(Handshake, front, settings.tls.handshake_timeout.total_seconds(), connection)
 
 
 def refusal_of(error: RelayError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -32,10 +40,15 @@ def refusal_of(error: RelayError) -> tuple[int, list[tuple[bytes, bytes]], bytes
 
 
 def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves Relay; tests that need a socket serve it the same way."""
+    """How uvicorn serves Relay; tests that need a socket serve it the same way.
+
+    Raises:
+        SettingsInvalid: the certificate in front cannot be used.
+    """
+    front = FrontCertificate.of(settings.tls)
     return uvicorn.Config(
         app,
-        http=protocol_class(settings),
+        http=protocol_class(settings, front),
         loop="asyncio",
         ws="none",
         interface="asgi3",
@@ -48,5 +61,7 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         log_level="critical",  # until it serves: why it does not is ours to say
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        callback_notify=front.look if front is not None else None,
+        timeout_notify=LOOK_SECONDS,
         timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
     )

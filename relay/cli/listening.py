@@ -42,8 +42,14 @@ def bind(variable: str, listen: str) -> socket.socket:
     return bound
 
 
-def url_of(bound: socket.socket) -> str:
+def url_of(bound: socket.socket, *, is_tls: bool = False) -> str:
     """The URL under which a client on this machine reaches the socket."""
     host, port = bound.getsockname()[:2]
+    return url_at(host, port, is_tls=is_tls)
+
+
+def url_at(host: str, port: int, *, is_tls: bool) -> str:
+    """The URL of a listener, for a client on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every interface includes the loopback
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

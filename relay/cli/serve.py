@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from signal import SIGKILL
 from socket import socket
@@ -69,12 +70,12 @@ class Run:
     @property
     def url(self) -> str:
         """Where the main door is."""
-        return url_of(self._sockets["main"])
+        return url_of(self._sockets["main"], is_tls=self.settings.tls.is_on)
 
     @property
     def admin_url(self) -> str:
         """Where the admin side is."""
-        return url_of(self._sockets.get("admin", self._sockets["main"]))
+        return url_of(self._sockets.get("admin", self._sockets["main"]), is_tls=self.settings.tls.is_on)
 
     def spawn_workers(self, count: int, factory: str, preparation: tuple[str, ...]) -> list[Child]:
         """Start workers; they import the app and wait to be released. The first one prepares the database."""
@@ -114,11 +115,13 @@ def supervise(settings: Settings, *, is_following: bool) -> Iterator[Run]:
     """Bind the ports, and own every process of the run until it ends; then the command is done.
 
     Raises:
+        SettingsInvalid: the certificate in front cannot be used, or has expired.
         Failure: a port is busy, the embedded Postgres is unusable, or a worker refused to start.
     """
     if is_following:
         follow_parent(os.getppid(), SIGKILL)  # nobody is left to wait for an orderly end, and the children follow at once
     configure_logging(settings.log)
+    check_front(settings)
     warn_of_unsafe_data(settings.data.dir)
     try:
         with bind_all(settings) as sockets, _metrics_folder(settings.data.dir) as metrics:
@@ -137,6 +140,18 @@ def supervise(settings: Settings, *, is_following: bool) -> Iterator[Run]:
         raise Failure(str(error)) from None
     except ChildRefused as error:
         raise Failure(f"{error} could not start; the reason stands above") from None
+
+
+def check_front(settings: Settings) -> None:
+    """Check the certificate in front before anything is started: a client would refuse an expired one.
+
+    A worker does not ask the time: one that is replaced at night serves on with the certificate that there is.
+
+    Raises:
+        SettingsInvalid: it cannot be used, or is not valid now.
+    """
+    if settings.tls.is_on:  # what reads certificates is imported for nobody else: the supervisor stays light
+        import_module("relay.wire.front").FrontCertificate.of(settings.tls).check_time()
 
 
 def warn_of_unsafe_data(folder: Path) -> None:

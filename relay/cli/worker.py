@@ -25,7 +25,7 @@ from relay.cli.parents import Parent
 from relay.cli.prepare import Preparation
 from relay.cli.processes import REFUSED
 from relay.cli.refusal import say_refusal
-from relay.settings import Settings, load_settings
+from relay.settings import Settings, SettingsInvalid, load_settings
 from relay.telemetry import configure_logging
 
 BROKE = 1
@@ -128,7 +128,11 @@ def serve(app: Any, settings: Settings, sockets: list[socket.socket], supervisor
 
     watched = WatchedApp(app)
     configure_server = import_module("relay.cli.http_server").configure_server
-    server = Server(configure_server(watched, settings), supervisor, begin_shutdown)
+    try:
+        server = Server(configure_server(watched, settings), supervisor, begin_shutdown)
+    except SettingsInvalid as error:
+        say_refusal(error)
+        return REFUSED
     watched.on_failed = server.stop
     try:
         server.run(sockets)

@@ -5,28 +5,47 @@ Values go in as JSON and come out frozen, with their defaults filled in. Whateve
 Not here: whether the place can be reached (``check`` of the destination) or may be reached (``egress``).
 """
 
+import contextlib
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from relay.errors import FieldError, RequestInvalid
+from relay.protocols.certificates import check_pair, parse_certificates, parse_key
 from relay.protocols.header_rules import HOP_BY_HOP
+from relay.wire.tls import TlsTerms, make_context
 
 SUPPORTED_KINDS = ("http", "disk")
+CLIENT_KEY = "tls.client_key"
+"""How the key of a client certificate is named among a destination's credentials."""
 
 _HEADERS_MOST = 64
 _HEADER_VALUE_LONGEST = 8_192
 _DIRECTORY_LONGEST = 1_024
 _SEGMENT_LONGEST = 255
+_PEM_LONGEST = 131_072
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _URL_CHARACTERS = re.compile(r"[\x21-\x7e]+")
+_HOST_WITH_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?", re.ASCII)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NOT_THE_OWNERS = frozenset(name.decode() for name in HOP_BY_HOP) | {
@@ -73,6 +92,32 @@ def _is_host(host: str, *, is_bracketed: bool) -> bool:
     return 0 < len(host) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in host.removesuffix(".").split("."))
 
 
+def _checked_host(value: str) -> str:
+    name, port = value, ""
+    if found := _HOST_WITH_PORT.fullmatch(value):
+        name, port = found[1], found[2] or ""
+    is_bracketed = name.startswith("[") and name.endswith("]")
+    if not _is_host(name[1:-1] if is_bracketed else name, is_bracketed=is_bracketed) or not (not port or 0 < int(port) <= 65_535):
+        raise ValueError("use host or host:port: letters, digits, dots and hyphens, an international name as xn--…")
+    return value
+
+
+def _checked_server_name(value: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(value))
+    if not _is_host(value, is_bracketed=False):
+        raise ValueError("use a host name or an address: letters, digits, dots and hyphens, an international name as xn--…")
+    return value.removesuffix(".").lower()
+
+
+def _checked_certificates(value: str) -> str:
+    return parse_certificates(value).pem
+
+
+def _checked_key(value: SecretStr) -> SecretStr:
+    return SecretStr(parse_key(value.get_secret_value()))
+
+
 def _checked_directory(value: str) -> str:
     _check_relative(value)
     return value
@@ -104,6 +149,8 @@ def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     for name, value in headers.items():
         if not _TOKEN.fullmatch(name):
             raise ValueError("use header names made of letters, digits and -_.!#$%&'*+^`|~")
+        if name.lower() == CLIENT_KEY:
+            raise ValueError(f"leave out {name}: by this name the client's key is shown among the credentials")
         if name.lower() in _NOT_THE_OWNERS:
             raise ValueError(f"leave out {name}: framing, Host, Via and hop-by-hop fields are Relay's own")
         text = value.get_secret_value()
@@ -119,20 +166,71 @@ class _Members(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
+class TlsConfig(_Members):
+    """How an `https` service is known, and how it knows Relay: PEM texts. The service's certificate is always verified."""
+
+    ca: Annotated[str, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_certificates)] | None = Field(
+        None, description="Certificates that are trusted instead of the public authorities': of an authority, or the service's own."
+    )
+    client_certificate: Annotated[str, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_certificates)] | None = Field(
+        None, description="What Relay shows when it is asked: its certificate and the chain. The key is among the secrets."
+    )
+    server_name: Annotated[str, Field(max_length=255), AfterValidator(_checked_server_name)] | None = Field(
+        None, description="The name that is asked for (SNI) and verified; by default the host of `base_url`."
+    )
+
+
 class HttpConfig(_Members):
     """A tenant's HTTP service. Times are in seconds; ``total_timeout_seconds`` of ``None`` is no limit."""
 
     base_url: Annotated[str, Field(max_length=2_048), AfterValidator(_checked_base_url)]
+    host: Annotated[str, Field(max_length=261), AfterValidator(_checked_host)] | None = Field(
+        None, description="The `Host` that the service is sent; by default that of `base_url`. It changes nothing else."
+    )
+    tls: TlsConfig | None = None
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60
     total_timeout_seconds: Seconds | None = None
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
 
+    @field_validator("tls")
+    @classmethod
+    def _drop_empty(cls, value: TlsConfig | None) -> TlsConfig | None:
+        return None if value == TlsConfig() else value
+
+    @model_validator(mode="after")
+    def _check_scheme(self) -> Self:
+        if self.tls is not None and not self.base_url.startswith("https:"):
+            raise ValueError("tls belongs to a base_url of https://: change that, or set tls to null")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # An earlier release, which may run beside this one, knows neither member.
+        members: dict[str, Any] = write(self)
+        if members["tls"] is not None:
+            members["tls"] = {name: value for name, value in members["tls"].items() if value is not None}
+        return {name: value for name, value in members.items() if value is not None or name not in {"host", "tls"}}
+
+
+class TlsSecrets(_Members):
+    """The key of ``config.tls.client_certificate``."""
+
+    client_key: Annotated[SecretStr, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_key)] | None = Field(
+        None, description="The key in PEM, without a passphrase."
+    )
+
 
 class HttpSecrets(_Members):
-    """Header fields that go to a tenant's HTTP service with every upload."""
+    """Header fields that go to a tenant's HTTP service with every upload, and the key of the client certificate."""
 
     headers: Annotated[dict[str, SecretStr], Field(max_length=_HEADERS_MOST), AfterValidator(_checked_headers)] = {}
+    tls: TlsSecrets | None = None
+
+    @property
+    def client_key(self) -> str | None:
+        """The key, as PEM."""
+        return self.tls.client_key.get_secret_value() if self.tls is not None and self.tls.client_key is not None else None
 
 
 class DiskConfig(_Members):
@@ -204,15 +302,60 @@ def parse_secrets(kind: str, secrets: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_kind(kind)
     if kind == "http":
-        headers = parse_http_secrets(secrets).headers
-        return {"headers": {name: value.get_secret_value() for name, value in headers.items()}} if headers else {}
+        parsed = parse_http_secrets(secrets)
+        headers = {name: value.get_secret_value() for name, value in parsed.headers.items()}
+        key = parsed.client_key
+        return ({"headers": headers} if headers else {}) | ({"tls": {"client_key": key}} if key is not None else {})
     _parse(NoSecrets, secrets, "secrets")
     return {}
 
 
 def name_secrets(secrets: Mapping[str, Any]) -> list[str]:
-    """Name what ``parse_secrets`` gave: the header names of an HTTP destination, in order."""
-    return list(secrets.get("headers", {}))
+    """Name what ``parse_secrets`` gave: the header names of an HTTP destination, in order, and the client's key."""
+    return [*secrets.get("headers", {}), *([CLIENT_KEY] if "tls" in secrets else [])]
+
+
+def check_identity(config: Config, secrets: Mapping[str, Any]) -> None:
+    """Check that the client certificate and what ``parse_secrets`` gave belong together, and that TLS can be made with all of it.
+
+    Raises:
+        RequestInvalid: one is there without the other, the key is another one's, or OpenSSL takes one of them not.
+    """
+    key: str | None = secrets.get("tls", {}).get("client_key")
+    tls = config.tls if isinstance(config, HttpConfig) else None
+    certificate = tls.client_certificate if tls is not None else None
+    if certificate is None and key is not None:
+        raise _invalid(("secrets", "tls", "client_key"), "client_certificate_missing", "Give config.tls.client_certificate too, or no key.")
+    if certificate is not None and key is None:
+        message = "Give its key as secrets.tls.client_key too, or no certificate."
+        raise _invalid(("config", "tls", "client_certificate"), "client_key_missing", message)
+    try:
+        if certificate is not None and key is not None:
+            check_pair(parse_certificates(certificate), key)
+    except ValueError:
+        message = "The key is not that of the first certificate of config.tls.client_certificate."
+        raise _invalid(("secrets", "tls", "client_key"), "client_key_mismatch", message) from None
+    terms = make_terms(config, key)
+    if terms is None or terms.is_public:
+        return
+    try:
+        make_context(terms if terms.ca is not None else TlsTerms(ca=certificate, identity=terms.identity))  # the public ones are known
+    except ssl.SSLError as error:
+        why = (error.reason or "no reason").replace("_", " ").lower()
+        raise _invalid(("config", "tls"), "tls_unusable", f"OpenSSL does not take these certificates: {why}.") from None
+
+
+def make_terms(config: Config, client_key: str | None) -> TlsTerms | None:
+    """The terms on which a destination is spoken to; ``None`` where nothing of its own was said."""
+    tls = config.tls if isinstance(config, HttpConfig) else None
+    if tls is None:
+        return None
+    identity = tls.client_certificate + client_key if tls.client_certificate is not None and client_key is not None else None
+    return TlsTerms(tls.ca, tls.server_name, identity)
+
+
+def _invalid(place: tuple[str, ...], code: str, message: str) -> RequestInvalid:
+    return RequestInvalid(errors=[FieldError(("body", *place), code, message)])
 
 
 def check_kind(kind: str) -> None:

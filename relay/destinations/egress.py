@@ -8,6 +8,8 @@ embedded one too.
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+import httpx
+
 from relay.settings import EgressSettings, SettingsInvalid
 
 Address = IPv4Address | IPv6Address
@@ -30,7 +32,7 @@ class Egress:
             except ValueError:
                 if "/" in item or item.replace(".", "").isdigit():
                     raise SettingsInvalid(f"RELAY_EGRESS_ALLOW: {item!r} is neither a network nor a host name") from None
-                self._hosts.add(item.lower().rstrip("."))
+                self._hosts.add(_as_sent(item).lower().rstrip("."))
 
     def permit(self, host: str, address: str) -> bool:
         """True when a connection to this address, looked up for this host, is allowed."""
@@ -45,6 +47,14 @@ class Egress:
         if any(address in network for network in _NOT_PUBLIC):
             return False
         return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _as_sent(host: str) -> str:
+    """A host's name as it is asked for: an international one in its ASCII form."""
+    try:
+        return httpx.URL(scheme="http", host=host).raw_host.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError):
+        return host
 
 
 def _readings(address: Address) -> Iterator[Address]:

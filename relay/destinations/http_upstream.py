@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self, cast
 from urllib.parse import urlsplit
@@ -16,9 +17,11 @@ import httpx
 
 from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt
-from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationTimeout
+from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationMisconfigured, DestinationTimeout
+from relay.protocols.certificates import describe_time, parse_certificates
 from relay.protocols.header_rules import as_read, find_value
 from relay.wire.client import Account
+from relay.wire.tls import TlsTerms
 from relay.wire.turn import OutgoingBody, Turn
 
 ANSWER_PIECE = 64 * 1024
@@ -33,11 +36,11 @@ class Place:
     base_path: bytes
 
     @classmethod
-    def of(cls, base_url: str) -> "Place":
-        """Parse a base URL that was checked when it was configured."""
+    def of(cls, base_url: str, host: str | None = None) -> "Place":
+        """Parse a base URL that was checked when it was configured; ``host`` is another ``Host`` than its own."""
         url = httpx.URL(base_url)
         parts = urlsplit(str(url))
-        return cls(url, url.netloc, parts.path.rstrip("/").encode("ascii"))
+        return cls(url, host.encode("ascii") if host is not None else url.netloc, parts.path.rstrip("/").encode("ascii"))
 
     def target(self, path: bytes, query: bytes) -> bytes:
         """The request target for a path below the base."""
@@ -132,11 +135,14 @@ _translated: Final = _Translation()
 class HttpUpstream:
     """One tenant's HTTP service."""
 
-    def __init__(self, client: httpx.AsyncClient, account: Account, config: HttpConfig, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, account: Account, config: HttpConfig, headers: Mapping[str, str], terms: TlsTerms | None = None
+    ) -> None:
         self._client = client
         self._account = account
         self._config = config
-        self._place = Place.of(config.base_url)
+        self._terms = terms
+        self._place = Place.of(config.base_url, config.host)
         self._own_headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
         self._own_names = {as_read(name.lower()) for name, _ in self._own_headers}
         self._running = 0
@@ -199,6 +205,7 @@ class HttpUpstream:
                 "target": self._place.target(item.path, item.query),
                 "timeout": self._timeouts(),
                 "account": self._account,
+                "tls": self._terms,
             },
         )
 
@@ -208,11 +215,30 @@ class HttpUpstream:
 
     async def check(self) -> Finding:
         """Look the name up, connect, make TLS, and ask ``HEAD`` of the base URL."""
+        finding = await self._ask()
+        expired = self._find_expired(datetime.now(UTC))
+        if expired is None:
+            return finding
+        detail = expired if finding.ok else f"{expired} {finding.detail}"
+        return Finding(ok=False, code=finding.code or DestinationMisconfigured.code, detail=detail)
+
+    def _find_expired(self, now: datetime) -> str | None:
+        """Say so when a certificate of the configuration is not valid: a service may take it all the same, until it does not."""
+        tls = self._config.tls
+        if tls is not None and tls.client_certificate is not None:
+            problem = describe_time(parse_certificates(tls.client_certificate), now)
+            if problem is not None:
+                return f"The client certificate {problem}: set config.tls.client_certificate and secrets.tls.client_key anew."
+        if tls is not None and tls.ca is not None and (last := parse_certificates(tls.ca).last_ends_at) <= now:
+            return f"What config.tls.ca trusts expired at {last:%Y-%m-%d %H:%M} UTC: set it anew."
+        return None
+
+    async def _ask(self) -> Finding:
         request = httpx.Request(
             "HEAD",
             self._place.url,
             headers=[(b"host", self._place.host), *self._own_headers],
-            extensions={"timeout": self._timeouts(), "account": self._account},
+            extensions={"timeout": self._timeouts(), "account": self._account, "tls": self._terms},
         )
         try:
             async with asyncio.timeout(self._config.connect_timeout_seconds * 2):

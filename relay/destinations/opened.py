@@ -9,7 +9,7 @@ from uuid import UUID
 
 import httpx
 
-from relay.destinations.config import parse_disk_config, parse_http_config
+from relay.destinations.config import make_terms, parse_disk_config, parse_http_config
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.disk import DiskDestination
 from relay.destinations.disk_threads import DiskThreads
@@ -61,10 +61,12 @@ class OpenDestinations:
 
     def _make_http(self, spec: DestinationSpec) -> Destination:
         secrets = self._sealer.open(spec.sealed, identity=spec.id) if spec.sealed else {}
-        headers = secrets.get("headers", {})
-        if not isinstance(headers, dict):
+        headers, tls = secrets.get("headers", {}), secrets.get("tls", {})
+        if not isinstance(headers, dict) or not isinstance(tls, dict):
             raise DestinationMisconfigured
-        return HttpUpstream(self._client, Account(spec.tenant, str(spec.id)), parse_http_config(spec.config), headers)
+        config = parse_http_config(spec.config)
+        terms = make_terms(config, tls.get("client_key"))
+        return HttpUpstream(self._client, Account(spec.tenant, str(spec.id)), config, headers, terms)
 
     def _make_disk(self, spec: DestinationSpec) -> Destination:
         if self._disk.root is None:

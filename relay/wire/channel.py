@@ -9,10 +9,13 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import termios
 from collections.abc import Callable
 from typing import Final, Protocol, cast
+
+from relay.wire.tls import find_refusal
 
 RECEIVE_BYTES: Final = 64 * 1024
 SEND_LIMIT: Final = 256 * 1024
@@ -107,8 +110,18 @@ class Channel(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self.is_open = False
         if self._reader is not None:
-            self._reader.end(None)
+            self._reader.end(None if self._has_end_of_tls() else ConnectionResetError("no closure alert"))
         return False
+
+    def _has_end_of_tls(self) -> bool:
+        """True unless TLS is spoken and its own end did not come (RFC 9112, "TLS Connection Closure"): anybody can send a FIN."""
+        secured: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        if secured is None:
+            return True
+        try:
+            return not secured.read(1)
+        except ssl.SSLError as error:
+            return isinstance(error, ssl.SSLZeroReturnError)
 
     def connection_lost(self, exc: Exception | None) -> None:
         was_open, self.is_open = self.is_open, False
@@ -117,7 +130,7 @@ class Channel(asyncio.BufferedProtocol):
         if self._reader is not None and was_open:
             has_ended = self._read_out()
             if self._reader is not None:
-                self._reader.end(None if has_ended else exc or ConnectionResetError("closed"))
+                self._reader.end(None if has_ended else find_refusal(exc) or exc or ConnectionResetError("closed"))
 
     def _read_out(self) -> bool:
         """Read what lies unread in the socket, and say whether the peer's own end was among it. Below TLS, ``Undertow`` has done so."""

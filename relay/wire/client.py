@@ -1,9 +1,11 @@
 """The transport under the one shared ``httpx.AsyncClient`` that carries every outgoing byte.
 
-A pool for each account (a tenant's destination) and address: connections are never shared across tenants, and there is
-no common limit that one tenant could exhaust. An idle connection closes itself when the peer does, or after a while.
+A pool for each account (a tenant's destination), address and set of TLS terms: connections are never shared across
+tenants, nor taken by a destination whose terms have changed, and there is no common limit that one tenant could exhaust.
+An idle connection closes itself when the peer does, or after a while.
 
-A request names its account in ``extensions["account"]``. It is sent again only when that cannot do it twice:
+A request names its account in ``extensions["account"]``, and in ``extensions["tls"]`` its terms where they are not
+everybody's. It is sent again only when that cannot do it twice:
 
 (a) a connection that was closed before the first write is passed over; nothing was sent on it;
 (b) on a reused connection that ended without a byte of answer, before any of a body that is not empty was asked for.
@@ -22,6 +24,7 @@ import httpx
 from relay.wire.channel import Channel
 from relay.wire.dialling import Dialler, Permit
 from relay.wire.names import Names
+from relay.wire.tls import PUBLIC, Contexts, TlsTerms
 from relay.wire.turn import Turn
 
 IDLE_SECONDS: Final = 30.0
@@ -39,18 +42,22 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What connections are pooled by: whose, and where to."""
+    """What connections are pooled by: whose, where to, and on which terms TLS was made; ``None`` without TLS."""
 
     account: Account
     scheme: str
     host: str
     port: int
+    terms: TlsTerms | None
 
     @classmethod
     def of(cls, request: httpx.Request) -> "Place":
         """Where a request goes, on its account."""
         url = request.url
-        return cls(request.extensions["account"], url.scheme, url.host, url.port or PORTS[url.scheme])
+        terms = request.extensions.get("tls") or PUBLIC
+        # The host as it is written on the wire: the decoded form of an international name may be looked up as another one.
+        host = url.raw_host.decode("ascii")
+        return cls(request.extensions["account"], url.scheme, host, url.port or PORTS[url.scheme], terms if url.scheme == "https" else None)
 
 
 class _Answer(httpx.AsyncByteStream):
@@ -77,8 +84,7 @@ class Transport(httpx.AsyncBaseTransport):
     """Sends each request on a connection of its account."""
 
     def __init__(self, names: Names, permit: Permit, context: ssl.SSLContext | None = None) -> None:
-        self._dialler = Dialler(names, permit)
-        self._context = context or httpx.create_ssl_context()
+        self._dialler = Dialler(names, permit, Contexts(context))
         self._idle: dict[Place, list[Channel]] = {}
         self._is_closed = False
 
@@ -120,8 +126,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _connect(self, place: Place, request: httpx.Request) -> Channel:
         timeout = request.extensions.get("timeout", {}).get("connect")
-        context = self._context if place.scheme == "https" else None
-        return await self._dialler.dial(place.host, place.port, owner=place.account.tenant, context=context, timeout=timeout)
+        return await self._dialler.dial(place.host, place.port, owner=place.account.tenant, terms=place.terms, timeout=timeout)
 
     def keep(self, place: Place, channel: Channel) -> None:
         """Keep a connection for the next request to the same place."""

@@ -280,7 +280,7 @@ class Turn:
         if self.status and not self.is_answered and failure is None and self._is_until_close:
             self._complete()
         elif not self.is_answered:
-            self._fail(httpx.ReadError("the connection broke"))
+            self._fail(failure if isinstance(failure, RelayError) else httpx.ReadError("the connection broke"))
         self._news.set()
 
     def on_message_begin(self) -> None:

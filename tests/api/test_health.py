@@ -25,6 +25,7 @@ METRICS = {
     "relay_journal_oldest_seconds",
     "relay_ledger_shipped",
     "relay_ledger_rejected",
+    "relay_tls_handshakes",
 }
 
 COUNT_IN_ANOTHER_PROCESS = """

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from relay.cli import NOT_FOUND_OR_CONFLICT
+from tests.support.certificates import make_authority
 from tests.support.documents import PAGES, ROOT, Command, commands, shown, split_commands
 from tests.support.postgres import TemplateServer, lay_out, make_private_folder
 from tests.support.processes import free_port, poll, relay
@@ -94,6 +95,9 @@ def stage(postgres_server: TemplateServer, tmp_path_factory: pytest.TempPathFact
     for name in ("var/lib/relay", "etc/relay", "backup", "srv"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "etc/relay/admin-token").write_text("a-long-random-text-of-your-own\n", encoding="ascii")
+    client = make_authority(folder).issue("relay.acme.example")
+    for name, pem in {"acme-ca": client.pem, "acme-client": client.pem, "acme-client-key": client.key_pem}.items():
+        (folder / "etc/relay" / f"{name}.pem").write_text(pem, encoding="ascii")
     with (
         subprocess.Popen([sys.executable, "-m", "tests.support.warm_relay", str(sock)], cwd=ROOT) as warm,
         relay("demo", environment={"RELAY_DATA_DIR": str(data_dir), **ports}) as running,

@@ -23,6 +23,7 @@ METRICS = {
     "relay_journal_oldest_seconds": "gauge",
     "relay_ledger_shipped_total": "counter",
     "relay_ledger_rejected_total": "counter",
+    "relay_tls_handshakes_total": "counter",
 }
 
 

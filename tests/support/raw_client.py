@@ -7,6 +7,7 @@ half-close, a reset. It never adds, corrects or retries anything.
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -45,12 +46,17 @@ class RawClient:
         client.half_close()
         answer = await client.answer()
         assert await client.end() == "fin"
+
+    With ``tls`` it speaks TLS, whose end is a FIN to it as well.
     """
 
-    def __init__(self, host: str, port: int, *, seconds: float = 10.0, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, *, seconds: float = 10.0, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._address = (host, port)
         self._seconds = seconds
         self._receive_buffer = receive_buffer
+        self._tls = tls
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -62,7 +68,8 @@ class RawClient:
         raw.setblocking(False)
         async with asyncio.timeout(self._seconds):
             await asyncio.get_running_loop().sock_connect(raw, self._address)
-            self._reader, self._writer = await asyncio.open_connection(sock=raw)
+            name = self._address[0] if self._tls is not None else None
+            self._reader, self._writer = await asyncio.open_connection(sock=raw, ssl=self._tls, server_hostname=name)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -52,7 +53,7 @@ class RunningRelay:
         self.url = url
         self.admin = admin
         self.settings = settings
-        host, _, port = url.removeprefix("http://").partition(":")
+        host, _, port = url.partition("://")[2].partition(":")
         self.address = (host, int(port))
 
     @property
@@ -114,7 +115,7 @@ class RunningRelay:
 async def running_relay(database_url: str, folder: Path, *, http: str | None = None, **variables: str) -> AsyncIterator[RunningRelay]:
     """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
-    ``http`` names another protocol class of uvicorn's than our own.
+    ``http`` names another protocol class of uvicorn's than our own. With ``RELAY_TLS_CERTIFICATE`` its URL is ``https://``.
     """
     settings = load_settings(
         {
@@ -139,9 +140,10 @@ async def running_relay(database_url: str, folder: Path, *, http: str | None = N
     try:
         await until(lambda: server.started or serving.done())
         assert server.started, "the relay did not start; its log says why"
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        url = f"{'https' if settings.tls.is_on else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False) as admin:
+        trust = ssl.create_default_context(cafile=settings.tls.certificate) if settings.tls.is_on else False  # what there is none of
+        async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False, verify=trust) as admin:
             yield RunningRelay(app, url, admin, settings)
     finally:
         server.should_exit = True

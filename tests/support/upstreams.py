@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -97,10 +98,11 @@ class Upstream:
     """A server on 127.0.0.1 that records what comes and behaves as its ``conduct`` says.
 
     An upstream that stops reading still takes what fits into its buffers: half a MiB of its own and the
-    kernel's, which ``receive_buffer`` (bytes) makes small.
+    kernel's, which ``receive_buffer`` (bytes) makes small. With ``tls`` it speaks TLS, and its URL is ``https://``.
     """
 
-    def __init__(self, conduct: Conduct | None = None, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, conduct: Conduct | None = None, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.conduct = conduct or Conduct()
         self.requests: list[Recorded] = []
         self.connections = 0
@@ -114,7 +116,8 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         self._socket.bind(("127.0.0.1", 0))
-        self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=max(HEAD_BYTES, self._read_bytes))
+        limit = max(HEAD_BYTES, self._read_bytes)
+        self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=limit, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,7 +142,7 @@ class Upstream:
     @property
     def url(self) -> str:
         """Its base URL, without a trailing slash."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def open_connections(self) -> int:

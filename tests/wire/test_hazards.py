@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.postgres import TemplateServer
 from tests.support.raw_client import Answer, ConnectionEnded, RawClient
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay
@@ -155,19 +157,38 @@ async def relays(postgres_server: TemplateServer, tmp_path_factory: pytest.TempP
         yield Relays(postgres_server, tmp_path_factory.mktemp("hazards"), stack)
 
 
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """What the relays show that speak TLS."""
+    return make_certificate(tmp_path_factory.mktemp("front"))
+
+
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hazard", HAZARDS, ids=[hazard["name"] for hazard in HAZARDS])
 async def test_hazard(hazard: dict[str, Any], relays: Relays) -> None:
     await check_hazard(hazard, await relays.of(hazard.get("settings", {})))
 
 
-async def check_hazard(hazard: dict[str, Any], relay: RunningRelay) -> None:
+OVER_TLS = [hazard for hazard in HAZARDS if "half_close" not in hazard["client"]]
+"""TLS has no half-close that both sides of it keep: its end ends both directions."""
+
+
+@pytest.mark.full
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("hazard", OVER_TLS, ids=[hazard["name"] for hazard in OVER_TLS])
+async def test_hazard_over_tls(hazard: dict[str, Any], relays: Relays, front: Certificate) -> None:
+    named = {"RELAY_TLS_CERTIFICATE": str(front.path), "RELAY_TLS_KEY": str(front.path)}
+    relay = await relays.of(hazard.get("settings", {}) | named)
+    await check_hazard(hazard, relay, front.client_context())
+
+
+async def check_hazard(hazard: dict[str, Any], relay: RunningRelay, tls: ssl.SSLContext | None = None) -> None:
     """Do as the row says, and see that what it expects has come of it."""
     expected = hazard["expect"]
     tenant = await relay.tenant(hazard["name"].replace("_", "-"))
     async with Upstream(conduct_of(hazard.get("upstream", {}))) as upstream:
         await relay.http_destination(tenant, upstream.url, **hazard.get("destination", {}))
-        async with RawClient(*relay.address) as client:
+        async with RawClient(*relay.address, tls=tls) as client:
             conversation = Conversation(client, upstream, tenant, [])
             for step in hazard["client"]:
                 await conversation.take(step)

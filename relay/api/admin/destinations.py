@@ -45,13 +45,27 @@ SHOWN_EXAMPLE: dict[str, Any] = {
     "created_at": TIME,
     "updated_at": TIME,
 }
+TLS_EXAMPLE: dict[str, Any] = {
+    "name": "internal",
+    "kind": "http",
+    "config": {
+        "base_url": "https://files.internal.example/in",
+        "host": "uploads.acme.example",
+        "tls": {
+            "ca": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
+            "client_certificate": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
+            "server_name": "files.acme.example",
+        },
+    },
+    "secrets": {"tls": {"client_key": "-----BEGIN PRIVATE KEY-----\n…\n-----END PRIVATE KEY-----\n"}},
+}
 DISK_EXAMPLE: dict[str, Any] = {"name": "archive", "kind": "disk", "config": {"directory": "acme", "overwrite": "refuse"}}
 
 
 class DestinationDocument(Document):
     """A destination to be made. Which members `config` and `secrets` have depends on the kind."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, DISK_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, DISK_EXAMPLE, TLS_EXAMPLE]})
 
     name: str
     kind: Kind

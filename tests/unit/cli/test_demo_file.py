@@ -88,3 +88,5 @@ def test_last_lines_are_exactly_those_that_programs_read() -> None:
         "ledger: curl -sS -H 'Authorization: Bearer T' 'http://127.0.0.1:9000/admin/v1/ledger?tenant=demo&limit=1'",
         "ready",
     ]
+    trusting = Lines("https://127.0.0.1:8000", "https://127.0.0.1:8000", "T", DemoState("T", "S", "rk_K", None), Path("/etc/a b.pem")).all()
+    assert trusting[4].startswith("upload: curl -sS --cacert '/etc/a b.pem' -H 'Authorization: Bearer rk_K' --data-binary ")

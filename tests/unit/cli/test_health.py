@@ -2,22 +2,25 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from relay.cli import relay
 from relay.cli.health import own_url
+from tests.support.certificates import make_certificate
 
 CHECKS = {"directory": "ok", "database": "away", "journal": "lagging", "shutdown": "no"}
 
 
 @contextmanager
-def answering(status: int, content: bytes) -> Iterator[tuple[str, list[str]]]:
+def answering(status: int, content: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[str]]]:
     """A server that gives one answer to everything; yields its URL and the paths that were asked for."""
     asked: list[str] = []
 
@@ -33,10 +36,12 @@ def answering(status: int, content: bytes) -> Iterator[tuple[str, list[str]]]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}", asked
         finally:
             server.shutdown()
             thread.join()
@@ -103,3 +108,16 @@ def test_own_relay_is_found_by_its_settings(monkeypatch: pytest.MonkeyPatch, set
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert own_url() == url
+
+
+def test_ones_own_relay_is_asked_over_tls_whatever_name_its_certificate_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = make_certificate(tmp_path, "upload.test")
+    with answering(200, json.dumps({"checks": CHECKS}).encode(), shown.server_context()) as (url, asked):
+        for name in ("CERTIFICATE", "KEY"):
+            monkeypatch.setenv(f"RELAY_TLS_{name}", str(shown.path))
+        monkeypatch.setenv("RELAY_LISTEN", url.removeprefix("https://"))
+        assert own_url() == url
+        assert ask().exit_code == 0
+        distrusted = ask("--url", url)
+    assert (distrusted.exit_code, "its certificate is not trusted" in distrusted.output) == (1, True)
+    assert asked == ["/readyz"]

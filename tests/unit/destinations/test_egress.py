@@ -48,6 +48,11 @@ def test_a_network_or_a_host_can_be_allowed() -> None:
     assert not egress.permit("other", "10.0.0.1")
 
 
+def test_an_international_name_is_allowed_however_it_is_written() -> None:
+    for name in ("Bücher.example", "xn--bcher-kva.example"):
+        assert Egress(EgressSettings(allow=(name,))).permit("xn--bcher-kva.example", "10.0.0.1")
+
+
 def test_a_mistyped_network_stops_the_start() -> None:
     with pytest.raises(SettingsInvalid):
         Egress(EgressSettings(allow=("10.0.0.0/33",)))

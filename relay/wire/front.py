@@ -1,0 +1,225 @@
+"""TLS in front: the certificate at the door, and the handshake of a connection before the server's protocol gets it.
+
+Theory of operation
+-------------------
+A connection comes in plain. ``Handshake`` makes TLS on it, with a limit, and hands it over to what the server would have
+made of it without TLS, which neither knows nor cares. So one server, with TLS or without, is the same code.
+
+The certificate's files are looked at again every few seconds. Once both have rested for one look, what is in them is judged
+as at the start, and taken if it is good: by the handshakes from then on, while connections that are open go on as they are.
+What is not good is told once and left where it is, and the certificate of before serves on. No signal is needed, so it
+works alike under a supervisor, in a container whose volume is swapped by a link, and with one worker restarted and others not.
+
+A handshake that fails leaves nothing but a count, and a line of the level debug: whoever can reach the port can cause it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, cast
+
+from relay.protocols.certificates import Certificates, check_pair, describe_time, parse_certificates
+from relay.settings import SettingsInvalid, TlsSettings
+from relay.telemetry import TLS_HANDSHAKES
+from relay.wire.tls import make_server_context
+
+LOOK_SECONDS: Final = 2
+SHUTDOWN_SECONDS: Final = 10.0
+LARGEST_FILE: Final = 1 << 20
+
+_received = bytearray(64 * 1024)
+_view = memoryview(_received)
+"""Where what comes too early is received, for all connections: it is taken out at once."""
+
+logger = logging.getLogger(__name__)
+
+State = tuple[tuple[int, int, int], ...]
+
+
+class FrontCertificate:
+    """The certificate at the door, as its files have it."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Read it.
+
+        Raises:
+            SettingsInvalid: a file cannot be read, or the two are no pair.
+        """
+        self._paths = (certificate, key)
+        self._seen = self._taken = self._states()
+        self._looking: asyncio.Task[None] | None = None
+        self.context, self.certificates = self._read()
+
+    @classmethod
+    def of(cls, settings: TlsSettings) -> "FrontCertificate | None":
+        """The one that the settings name; ``None`` where they name none.
+
+        Raises:
+            SettingsInvalid: it cannot be used.
+        """
+        if settings.certificate is None or settings.key is None:
+            return None
+        return cls(settings.certificate, settings.key)
+
+    def check_time(self, now: datetime | None = None) -> None:
+        """Check that it is valid now.
+
+        Raises:
+            SettingsInvalid: not yet, or no longer.
+        """
+        problem = describe_time(self.certificates, now or datetime.now(UTC))
+        if problem is not None:
+            raise SettingsInvalid(f"RELAY_TLS_CERTIFICATE: {self._paths[0]} {problem}. Put a valid certificate there.")
+
+    async def look(self) -> None:
+        """Have the files looked at, in a thread that is not waited for: a disk that hangs stops nothing else."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_once(), name="certificate")
+
+    async def _look_once(self) -> None:
+        try:
+            await asyncio.to_thread(self.look_now)
+        except SettingsInvalid as error:
+            logger.warning("the new certificate is not taken up, the one of before serves on: %s", error)
+
+    def look_now(self) -> None:
+        """Look whether the files have changed; take up what is in them if it is good. Blocks.
+
+        Raises:
+            SettingsInvalid: it is not good, and this is the first look that found it.
+        """
+        states = self._states()
+        has_rested, self._seen = states == self._seen, states
+        if states == self._taken or not has_rested:
+            return
+        self._taken = states  # whatever comes of it: what is bad is told once
+        context, certificates = self._read()
+        problem = describe_time(certificates, datetime.now(UTC))
+        if problem is not None:
+            raise SettingsInvalid(f"{self._paths[0]} {problem}")
+        self.context, self.certificates = context, certificates
+        logger.info("a new certificate is taken up", extra={"fields": {"expires_at": certificates.chain_ends_at.isoformat()}})
+
+    def _states(self) -> State:
+        """What tells that a file is another one; files that are not there are told when they are read."""
+        states = []
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        return tuple(states)
+
+    def _read(self) -> tuple[ssl.SSLContext, Certificates]:
+        certificate = _read_file("RELAY_TLS_CERTIFICATE", self._paths[0])
+        key = _read_file("RELAY_TLS_KEY", self._paths[1])
+        try:
+            certificates = parse_certificates(certificate.decode("utf-8", "replace"), may_hold_key=True)
+        except ValueError as error:
+            raise SettingsInvalid(f"RELAY_TLS_CERTIFICATE: {self._paths[0]}: {error}") from None
+        try:
+            check_pair(certificates, key.decode("utf-8", "replace"))
+            return make_server_context(certificates.pem.encode(), key), certificates
+        except ssl.SSLError as error:
+            why = (error.reason or "no reason").replace("_", " ").lower()
+            raise SettingsInvalid(f"RELAY_TLS_CERTIFICATE, RELAY_TLS_KEY: OpenSSL does not take them ({why})") from None
+        except ValueError as error:
+            raise SettingsInvalid(f"RELAY_TLS_KEY: {self._paths[1]}: {error}") from None
+
+
+def _read_file(variable: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise SettingsInvalid(f"{variable}: {path} cannot be read ({os.strerror(error.errno or 0)})") from None
+    if len(data) > LARGEST_FILE:
+        raise SettingsInvalid(f"{variable}: {path} is too large to be one")
+    return data
+
+
+class Handshake(asyncio.BufferedProtocol):
+    """A connection on which TLS is due. ``make`` makes what takes it over."""
+
+    def __init__(self, front: FrontCertificate, seconds: float, make: Callable[..., Any], **given: Any) -> None:
+        """Take what the server gives to each of its connections."""
+        self._front = front
+        self._seconds = seconds
+        self._make = functools.partial(make, **given)
+        self._connections: set[Any] = given["server_state"].connections
+        self._loop: asyncio.AbstractEventLoop = given.get("_loop") or asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
+        self._task: asyncio.Task[None] | None = None
+        self._early = bytearray()
+        self._is_gone = False
+
+    # ── what the loop tells ──────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+        self._task = self._loop.create_task(self._run(), name="handshake")
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return _view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keep what comes with the handshake's last bytes: a read or two, until the task that waits for it runs."""
+        self._early += _view[:nbytes]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._is_gone = True
+
+    # ── what the server tells, as it does a connection ───────────────────────────────────────────
+
+    def tick(self, now: float) -> None:
+        """Nothing: the handshake has a timer of its own."""
+
+    def shutdown(self) -> None:
+        """Give up: no request has come."""
+        self._transport.abort()
+
+    # ── the handshake ────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self) -> None:
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                self._front.context,
+                server_side=True,
+                ssl_handshake_timeout=self._seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as error:  # of which ssl.SSLError is one
+            self._transport.abort()
+            is_slow = isinstance(error, ConnectionAbortedError)  # what the loop's limit raises
+            TLS_HANDSHAKES.labels("too_slow" if is_slow else "failed").inc()
+            logger.debug("a TLS handshake failed: %s", type(error).__name__)
+            return
+        finally:
+            self._connections.discard(self)
+        if secured is None or self._is_gone or secured.is_closing():
+            TLS_HANDSHAKES.labels("failed").inc()
+        else:
+            TLS_HANDSHAKES.labels("completed").inc()
+            self._hand_over(secured)
+
+    def _hand_over(self, secured: asyncio.Transport) -> None:
+        connection = self._make()
+        secured.set_protocol(connection)
+        connection.connection_made(secured)
+        early, at = self._early, 0
+        while at < len(early) and not secured.is_closing():
+            room: memoryview = connection.get_buffer(len(early) - at)
+            piece = early[at : at + len(room)]
+            room[: len(piece)] = piece
+            connection.buffer_updated(len(piece))
+            at += len(piece)
