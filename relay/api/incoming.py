@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import NoReturn
 
 from starlette.types import Receive, Scope
 
 from relay.errors import BodyIncomplete, ClientGone, RelayError
 from relay.protocols.header_rules import Field, Framing, check_size, parse_framing
-from relay.wire.exchange import EXTENSION, Exchange
+from relay.wire.exchange import EXTENSION, Exchange, Poured
+from relay.wire.pieces import Piece, Take
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +80,47 @@ class Incoming:
         self._is_asked = True
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.fault = message.get("fault")
-            if self.fault is not None and not isinstance(self.fault, BodyIncomplete):
-                raise self.fault
-            self._is_gone = True
-            raise ClientGone
+            self._part(message.get("fault"))
         body: bytes = message.get("body", b"")
         self._received_bytes += len(body)
         if not message.get("more_body", False):
             self._has_ended = True
             return body or None
         return body
+
+    def _part(self, fault: RelayError | None) -> NoReturn:
+        """Say that no more comes."""
+        self.fault = fault
+        if fault is not None and not isinstance(fault, BodyIncomplete):
+            raise fault
+        self._is_gone = True
+        raise ClientGone
+
+    async def pour(self, take: Take) -> bool:
+        """Give each piece to ``take`` as it comes, until it says that it takes no more; true when the body has ended.
+
+        Raises:
+            ClientGone, ClientFault: as ``read``.
+        """
+
+        def count(piece: Piece) -> bool:
+            self._received_bytes += len(piece)
+            return take(piece)
+
+        if self.exchange is None:
+            return await self._pour_messages(take)
+        self._is_asked = True
+        poured = await self.exchange.pour(count)
+        if poured is Poured.BROKEN:
+            self._part(self.exchange.fault)
+        self._has_ended = poured is Poured.ENDED
+        return self._has_ended
+
+    async def _pour_messages(self, take: Take) -> bool:
+        while (piece := await self.read()) is not None:
+            if not take(piece):
+                return False
+        return True
 
     @property
     def _rest_bytes(self) -> int | None:
@@ -103,11 +135,6 @@ class Incoming:
     def awaits_continue(self) -> bool:
         """True while the client waits for a 100 that was not sent."""
         return self.framing.expects_continue and not self._is_asked
-
-    @property
-    def is_ready(self) -> bool:
-        """True when ``read`` would not wait."""
-        return self.exchange is not None and self.exchange.has_news
 
     @property
     def is_at_hand(self) -> bool:

@@ -15,6 +15,8 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from relay.wire.pieces import Take
+
 
 @dataclass(frozen=True, slots=True)
 class DestinationSpec:
@@ -67,6 +69,13 @@ class Body(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body's chunks once. Raises, and never ends, when the body breaks."""
+        ...
+
+    async def pour(self, take: Take) -> bool:
+        """The same without waiting between chunks: give each to ``take`` as it comes, until it says that it takes no more.
+
+        True at the end of the body. Raises when the body breaks.
+        """
         ...
 
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
+from crc32c import crc32c
 
 from relay.destinations.disk_names import TEMP_FOLDER
 from relay.errors import DestinationMisconfigured, ObjectExists, PathInvalid, RelayError
@@ -105,7 +105,7 @@ class PartialFile:
         """Write the chunks and take them into the digests."""
         data = b"".join(chunks)
         self._sha256.update(data)
-        self._crc32c = google_crc32c.extend(self._crc32c, data)
+        self._crc32c = crc32c(data, self._crc32c)
         _write_all(self._fd, data)
         self.size += len(data)
         self._unsynced_bytes += len(data)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,6 +21,7 @@ from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, Desti
 from relay.protocols.certificates import describe_time, parse_certificates
 from relay.protocols.header_rules import as_read, find_value
 from relay.wire.client import Account
+from relay.wire.pieces import Piece, Take
 from relay.wire.tls import TlsTerms
 from relay.wire.turn import OutgoingBody, Turn
 
@@ -53,20 +54,18 @@ class _Handover(OutgoingBody):
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._chunks = aiter(body)
         self.bytes = 0
 
     @property
     def is_at_hand(self) -> bool:
         return self._body.is_at_hand
 
-    def __aiter__(self) -> Self:
-        return self
+    async def pour(self, take: Take) -> bool:
+        def count(piece: Piece) -> bool:
+            self.bytes += len(piece)
+            return take(piece)
 
-    async def __anext__(self) -> bytes:
-        chunk = await anext(self._chunks)
-        self.bytes += len(chunk)
-        return chunk
+        return await self._body.pour(count)
 
 
 class HttpDelivery:

@@ -30,7 +30,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final
 
-import google_crc32c
+from crc32c import crc32c
 
 SEGMENT_SUFFIX: Final = ".segment"
 RECORD_LIMIT: Final = 16 << 20  # a longer length is not ours: the record is corrupt
@@ -102,7 +102,7 @@ def frame_payload(payload: bytes) -> bytes:
     """
     if len(payload) > RECORD_LIMIT:
         raise ValueError(f"a record of {len(payload)} bytes")
-    return _HEAD.pack(len(payload), google_crc32c.value(payload)) + payload
+    return _HEAD.pack(len(payload), crc32c(payload)) + payload
 
 
 def decode_payload(data: bytes, offset: int) -> tuple[bytes, int] | None:
@@ -120,7 +120,7 @@ def decode_payload(data: bytes, offset: int) -> tuple[bytes, int] | None:
     if len(data) < start + length:
         return None
     payload = data[start : start + length]
-    if google_crc32c.value(payload) != checksum:
+    if crc32c(payload) != checksum:
         raise RecordCorrupt("the checksum differs")
     return payload, start + length
 

@@ -8,30 +8,27 @@ chunks is charged to the destination's own timeout.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, Self
 
-import google_crc32c
+from crc32c import crc32c
 
 from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
 from relay.ledger.entry import now_us
 from relay.settings import UploadSettings
+from relay.wire.pieces import Piece, Take
 
 
 class Source(Protocol):
     """Where the client's bytes come from."""
 
     @property
-    def is_ready(self) -> bool:
-        """True when ``read`` would not wait."""
-        ...
-
-    @property
     def is_at_hand(self) -> bool:
-        """True when all bytes have come, read or not."""
+        """True when all bytes have come, taken or not."""
         ...
 
-    async def read(self) -> bytes | None:
-        """Read the next bytes (maybe none yet), ``None`` at the end. Raises ClientGone."""
+    async def pour(self, take: Take) -> bool:
+        """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end. Raises ClientGone."""
         ...
 
 
@@ -50,6 +47,7 @@ class RequestBody:
         self.fault: RelayError | None = None
         self.is_asked = False
         self._is_waiting = False
+        self._is_too_large = False
         if declared_bytes == 0:
             self.completed_us = now_us()
 
@@ -79,7 +77,20 @@ class RequestBody:
         return self
 
     async def __anext__(self) -> bytes:
-        """Take the client's next chunk.
+        """Take the client's next chunk. Raises what ``pour`` raises."""
+        chunks: list[bytes] = []
+
+        def keep(piece: Piece) -> bool:
+            chunks.append(bytes(piece))
+            return False
+
+        await self.pour(keep)
+        if not chunks:
+            raise StopAsyncIteration
+        return chunks[0]
+
+    async def pour(self, take: Take) -> bool:
+        """Give each chunk to ``take`` as it comes, until it says that it takes no more; true at the end of the body.
 
         Raises:
             ClientGone: the client left before its body was whole.
@@ -90,45 +101,47 @@ class RequestBody:
         if self.fault is not None:
             raise self.fault
         if self.is_whole:
-            raise StopAsyncIteration
+            return True
         self.is_asked = self._is_waiting = True
         try:
-            chunk = await self._take()
+            has_ended = await self._pace.watch(self._source, lambda piece: self._note(piece) and take(piece))
+            if self._is_too_large:
+                raise UploadTooLarge
+            if has_ended:
+                self._end()
         except RelayError as error:
             self.fault = error
             raise
         finally:
             self._is_waiting = False
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
+        return self.is_whole
 
-    async def _take(self) -> bytes | None:
-        chunk = b""
-        while not chunk:
-            received = await self._pace.wait(self._source)
-            if received is None:
-                self._end()
-                return None
-            chunk = received
+    def _note(self, piece: Piece) -> bool:
+        """Account for a chunk; false if it is one too many."""
+        self._pace.note(len(piece))
         if self.first_byte_us is None:
             self.first_byte_us = now_us()
-        self.received_bytes += len(chunk)
+        self.received_bytes += len(piece)
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
-            raise UploadTooLarge
-        self._crc = google_crc32c.extend(self._crc, chunk)
+            self._is_too_large = True
+            return False
+        self._crc = crc32c(piece, self._crc)
         if self.received_bytes == self.declared_bytes:
             self.completed_us = now_us()
-        return chunk
+        return True
 
     def _end(self) -> None:
         if self.declared_bytes is not None and self.received_bytes != self.declared_bytes:
             raise BodyIncomplete
-        self.completed_us = now_us()
+        if self.completed_us is None:
+            self.completed_us = now_us()
 
 
 class Pace:
-    """The client's clocks: an idle timeout, and a least rate over a window of waiting time."""
+    """The client's clocks: an idle timeout, and a least rate over a window of waiting time.
+
+    They run while the client is what is waited for. One timer looks at them when one could have run out; a chunk costs no timer.
+    """
 
     def __init__(self, settings: UploadSettings) -> None:
         self._idle_seconds = settings.idle_timeout.total_seconds()
@@ -136,35 +149,73 @@ class Pace:
         self._window_bytes = settings.min_rate * self._window_seconds
         self._waited = 0.0
         self._received = 0
+        self._waits_since = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def wait(self, source: Source) -> bytes | None:
-        """Wait for the client's next bytes.
+    async def watch(self, source: Source, take: Take) -> bool:
+        """Let the source pour while the clocks run.
 
         Raises:
             ClientTooSlow: a clock ran out.
         """
-        if source.is_ready:
-            chunk = await source.read()
-            self._received += len(chunk or b"")
-            return chunk
-        seconds = self._idle_seconds
-        if self._received < self._window_bytes:
-            seconds = min(seconds, self._window_seconds - self._waited)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        if source.is_at_hand:
+            return await source.pour(take)
+        self._loop = asyncio.get_running_loop()
+        self._waits_since = self._loop.time()
+        limit = asyncio.timeout(None)
+        looker = _Looker(self._loop, limit, self._seconds_left)
         try:
-            async with asyncio.timeout(seconds):
-                chunk = await source.read()
+            async with limit:
+                looker.look()
+                return await source.pour(take)
         except TimeoutError:
-            raise ClientTooSlow from None
-        self._waited += loop.time() - began
-        self._received += len(chunk or b"")
-        if self._received >= self._window_bytes or self._waited >= self._window_seconds:
-            self._judge()
-        return chunk
+            if limit.expired():
+                raise ClientTooSlow from None
+            raise
+        finally:
+            looker.stop()
+            self._loop = None
 
-    def _judge(self) -> None:
-        if self._received < self._window_bytes:
-            raise ClientTooSlow
-        self._received = 0
-        self._waited = 0.0
+    def note(self, count: int) -> None:
+        """So many bytes have come."""
+        self._received += count
+        if self._loop is None:  # they had come before they were asked for
+            return
+        now = self._loop.time()
+        self._waited += now - self._waits_since
+        self._waits_since = now
+        if self._received >= self._window_bytes:
+            self._received = 0
+            self._waited = 0.0
+
+    def _seconds_left(self, now: float) -> float:
+        """How long the client may be waited for from now on; 0 or less when it is too slow."""
+        waits = now - self._waits_since
+        idle = self._idle_seconds - waits
+        if self._received >= self._window_bytes:
+            return idle
+        return min(idle, self._window_seconds - self._waited - waits)
+
+
+class _Looker:
+    """A timer that looks whether time is up, and if not, when it could be."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout, seconds_left: Callable[[float], float]) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._seconds_left = seconds_left
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self) -> None:
+        """Look now, and again when time could be up."""
+        now = self._loop.time()
+        left = self._seconds_left(now)
+        if left > 0:
+            self._timer = self._loop.call_later(left, self.look)
+        else:
+            self._limit.reschedule(now)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -15,6 +15,7 @@ import termios
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from relay.wire.pieces import Piece
 from relay.wire.tls import find_refusal
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -95,6 +96,8 @@ class Channel(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=SEND_LIMIT)
+        is_plain = transport.get_extra_info("ssl_object") is None
+        self._plain: socket.socket | None = transport.get_extra_info("socket") if is_plain else None
         self.is_open = True
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -178,9 +181,26 @@ class Channel(asyncio.BufferedProtocol):
         if writable is not None and not writable.done():
             writable.set_result(None)
 
-    def write(self, data: bytes) -> None:
-        """Send, or keep what the peer does not take yet."""
-        self._transport.write(data)
+    def write(self, data: Piece, before: bytes = b"") -> None:
+        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only."""
+        sent = self._send_at_once(data, before)
+        if sent < len(before):
+            self._transport.write(before[sent:] + data)
+        elif sent < len(before) + len(data):
+            self._transport.write(bytes(memoryview(data)[sent - len(before) :]))
+
+    def _send_at_once(self, data: Piece, before: bytes) -> int:
+        """Give the kernel what it takes, as the loop would, but without a copy; returns how many bytes it took.
+
+        Until ``connection_lost`` returns the descriptor is the connection's own, so it cannot be another's by now. An error is
+        left to the loop: it meets the same one with the next write, and ends the connection.
+        """
+        if self._plain is None or not self.is_open or self._transport.get_write_buffer_size():
+            return 0
+        try:
+            return os.writev(self._plain.fileno(), (before, data)) if before else os.write(self._plain.fileno(), data)
+        except OSError:
+            return 0
 
     @property
     def is_full(self) -> bool:

@@ -3,12 +3,14 @@
 The connection feeds it (``feed``, ``end``, ``fail``, ``leave``); the app asks it (``receive``, ``send``). Bytes that came are
 handed over before anything else is told, a departure included.
 
-Beyond ASGI: a disconnect that has a reason which the client can still be told carries it as ``fault``, and the answer may
-still be sent; informational answers (1xx) go out by ``http.response.informational``; the exchange itself lies in
+Beyond ASGI: ``pour`` gives each piece away in the very call that received it, without a copy and without a turn of the
+loop; a disconnect that has a reason which the client can still be told carries it as ``fault``, and the answer may still
+be sent; informational answers (1xx) go out by ``http.response.informational``; the exchange itself lies in
 ``scope["extensions"]``.
 """
 
 import asyncio
+import enum
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field, Framing, connection_tokens
+from relay.wire.pieces import Piece, Take
 
 EXTENSION: Final = "relay.exchange"
 INFORMATIONAL: Final = "http.response.informational"
@@ -28,6 +31,14 @@ _STATUS_LINES: Final[dict[int, bytes]] = {
 }
 _BREAKS_OUT: Final = re.compile(rb"[\x00\r\n]")
 _NO_BODY: Final = frozenset([204, 304])
+
+
+class Poured(enum.Enum):
+    """Why ``pour`` came back: nobody takes more for now, the body has ended, or it broke."""
+
+    FULL = enum.auto()
+    ENDED = enum.auto()
+    BROKEN = enum.auto()
 
 
 class Carrier(Protocol):
@@ -57,6 +68,7 @@ class Exchange:
         self.on_departure: Callable[[], None] | None = None
         """Called once when the connection is lost before the whole body has come."""
         self._pieces: list[bytes] = []
+        self._take: Take | None = None
         self.unread_bytes = 0
         self.is_whole = False
         self._is_end_told = False
@@ -72,11 +84,15 @@ class Exchange:
 
     # ── what the connection tells ────────────────────────────────────────────────────────────────
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: Piece) -> None:
         """Bytes of the body have come."""
-        self._pieces.append(piece)
-        self.unread_bytes += len(piece)
-        self._news.set()
+        if self._take is None:
+            self._pieces.append(bytes(piece))
+            self.unread_bytes += len(piece)
+            self._news.set()
+        elif not self._take(piece):
+            self._take = None
+            self._news.set()
 
     def end(self) -> None:
         """The whole body has come."""
@@ -114,21 +130,42 @@ class Exchange:
         return self.is_started and self._rest_bytes is None and not self._is_chunked
 
     @property
-    def has_news(self) -> bool:
-        """True when ``receive`` would not wait."""
-        return bool(self._pieces) or self.is_whole
-
-    @property
     def is_writable(self) -> bool:
         """True when ``send`` would not wait."""
         return self._carrier.is_writable
 
+    @property
+    def fault(self) -> RelayError | None:
+        """Why the body broke, where the client can be told."""
+        return self._fault
+
+    async def pour(self, take: Take) -> Poured:
+        """Give what has come of the body to ``take``, and then what comes, as it comes, until it says that it takes no more."""
+        self._continue()
+        while True:
+            while self._pieces:
+                piece = self._pieces.pop(0)
+                self.unread_bytes -= len(piece)
+                if not take(piece):
+                    return Poured.FULL
+            if self.is_whole:
+                self._is_end_told = True
+                return Poured.ENDED
+            if self._carrier.is_gone or self.is_complete or self._fault is not None:
+                return Poured.BROKEN
+            self._news.clear()
+            self._take = take
+            self._carrier.read_on()
+            try:
+                await self._news.wait()
+                if self._take is None:
+                    return Poured.FULL
+            finally:
+                self._take = None
+
     async def receive(self) -> dict[str, Any]:
         """Give what has come of the body, waiting for it; then the end, once; then, when it comes, the departure."""
-        if self.awaits_continue:
-            self.awaits_continue = False
-            if not self.is_started:
-                self._carrier.write(CONTINUE)
+        self._continue()
         while True:
             if self._pieces or (self.is_whole and not self._is_end_told):
                 return self._hand_over()
@@ -137,6 +174,13 @@ class Exchange:
             self._news.clear()
             self._carrier.read_on()
             await self._news.wait()
+
+    def _continue(self) -> None:
+        """Tell a client that waits for it to send its body."""
+        if self.awaits_continue:
+            self.awaits_continue = False
+            if not self.is_started:
+                self._carrier.write(CONTINUE)
 
     def _hand_over(self) -> dict[str, Any]:
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

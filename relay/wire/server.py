@@ -7,8 +7,8 @@ state:
 
     HEAD      a request's head is due. Its bytes are collected until an empty line, at most ``HEAD_LIMIT``, within the
               head's time limit; ``httptools`` reads it. Nothing collected: the connection is idle, and may be closed.
-    BODY      the head is with the app. What comes is the body: one copy out of the buffer, to the exchange. More than
-              one piece unread: reading pauses until the app takes it.
+    BODY      the head is with the app. What comes is the body: given to the exchange as a view of the buffer, which the
+              app takes at once, or which is copied. More than one piece unread: reading pauses until the app takes it.
     WHOLE     the body has come, the answer is still due. What comes is the next request: held, and reading pauses.
     LINGER    the answer was sent, and there will be no further request. What comes is dropped until the client closes
               or the time is up, so that a reset does not destroy an answer that is under way.
@@ -251,14 +251,14 @@ class Connection(asyncio.BufferedProtocol):
         exchange = cast("Exchange", self._exchange)
         if self._chunks is None:
             stop = min(end, at + self._rest_bytes)
-            exchange.feed(bytes(memoryview(buffer)[at:stop]))
+            exchange.feed(memoryview(buffer)[at:stop])
             self._rest_bytes -= stop - at
             has_ended = not self._rest_bytes
         else:
             pieces, stop = self._chunks.take(buffer, at, end)
             self._is_dear = len(pieces) > DEAR_PIECES
             if pieces:
-                exchange.feed(join(pieces))
+                exchange.feed(pieces[0] if len(pieces) == 1 else join(pieces))
             has_ended = self._chunks.has_ended
         if has_ended:
             self._end_body()

@@ -31,6 +31,7 @@ import httpx
 
 from relay.errors import RelayError
 from relay.wire.channel import Channel
+from relay.wire.pieces import Piece, Take
 
 HEAD_LIMIT: Final = 64 * 1024
 RECEIVE_LIMIT: Final = 256 * 1024
@@ -42,12 +43,29 @@ _FIRST_REFUSAL: Final = 300
 
 
 class OutgoingBody(httpx.AsyncByteStream):
-    """A request's body that can tell whether iterating it would wait."""
+    """A request's body that gives its pieces away as they come, and can tell whether that would wait."""
 
     @property
     def is_at_hand(self) -> bool:
         """True when all of it has come: taking it waits for nothing."""
         return False
+
+    async def pour(self, take: Take) -> bool:
+        """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end."""
+        raise NotImplementedError
+
+
+class _Iterated(OutgoingBody):
+    """Any other body of httpx."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._chunks = aiter(stream)
+
+    async def pour(self, take: Take) -> bool:
+        async for chunk in self._chunks:
+            if chunk and not take(chunk):
+                return False
+        return True
 
 
 class Turn:
@@ -79,6 +97,9 @@ class Turn:
         self._stalled_since = 0.0
         self._unsent_bytes = 0
         self._declared_bytes: int | None = None
+        self._rest_bytes: int | None = None
+        self._is_chunked = False
+        self._between = b""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.is_body_asked = False
@@ -139,17 +160,11 @@ class Turn:
     def _flush(self) -> None:
         self._write(b"")
 
-    def _write(self, data: bytes) -> None:
-        """Write a piece behind what was not written yet; a large one by itself, without copying it."""
+    def _write(self, data: Piece) -> None:
+        """Write a piece behind what was not written yet."""
         before, self._unwritten = self._unwritten, b""
-        if not self._channel.is_open:
-            return
-        if before and len(data) <= JOIN_LIMIT:
-            self._channel.write(before + data)
-            return
-        for piece in (before, data):
-            if piece:
-                self._channel.write(piece)
+        if self._channel.is_open and (before or data):
+            self._channel.write(data, before)
 
     def _head(self) -> bytes:
         target: bytes = self._request.extensions.get("target") or self._request.url.raw_path
@@ -164,47 +179,44 @@ class Turn:
         return head
 
     async def _send_body(self) -> None:
-        rest = self._declared_bytes
-        is_chunked = b"transfer-encoding" in {name.lower() for name, _ in self._request.headers.raw}
+        self._rest_bytes = self._declared_bytes
+        self._is_chunked = b"transfer-encoding" in {name.lower() for name, _ in self._request.headers.raw}
         stream = self._request.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
-        chunks = aiter(stream)
-        before = b""
-        while (rest is None or rest > 0) and (chunk := await self._next(chunks)) is not None:
-            if rest is not None:
-                rest -= len(chunk)
-                if rest < 0:
-                    raise httpx.LocalProtocolError("more than the declared length")
-            elif is_chunked:
-                self._unwritten += before + b"%x\r\n" % len(chunk)
-                before = b"\r\n"
+        body = stream if isinstance(stream, OutgoingBody) else _Iterated(stream)
+        while self._declared_bytes != 0 and not await self._pour(body):
             if not self._channel.is_open:
                 return
-            self._write(chunk)
-            del chunk
-            if self._channel.is_full:
-                self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
-                await self._channel.drained()
-        if rest:
+            self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+            await self._channel.drained()
+        if self._rest_bytes:
             raise httpx.LocalProtocolError("less than the declared length")
-        if rest == 0 and self._declared_bytes:
-            await self._next(chunks)  # lets the body see its own end
-        if is_chunked:
-            before += b"0\r\n\r\n"
-        self._write(before)
+        self._write(self._between + b"0\r\n\r\n" if self._is_chunked else b"")
         self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
         self.is_sent = True
         self._news.set()
 
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+    async def _pour(self, body: OutgoingBody) -> bool:
         self.is_body_asked = self._is_asking_client = True
         try:
-            while True:
-                chunk = await anext(chunks, None)
-                if chunk != b"":
-                    return chunk
+            has_ended = await body.pour(self._send_piece)
         finally:
             self._is_asking_client = False
+        if self._rest_bytes is not None and self._rest_bytes < 0:
+            raise httpx.LocalProtocolError("more than the declared length")
+        return has_ended
+
+    def _send_piece(self, piece: Piece) -> bool:
+        """Write a piece of the body; false when the destination must be waited for, or is gone."""
+        if self._rest_bytes is not None:
+            self._rest_bytes -= len(piece)
+            if self._rest_bytes < 0:
+                return False
+        elif self._is_chunked:
+            self._unwritten += self._between + b"%x\r\n" % len(piece)
+            self._between = b"\r\n"
+        self._write(piece)
+        return self._channel.is_open and not self._channel.is_full
 
     # ── the answer ───────────────────────────────────────────────────────────────────────────────
 

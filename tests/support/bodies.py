@@ -6,6 +6,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from relay.destinations.destination import Headers, Item
+from relay.wire.pieces import Take
 
 
 def make_item(
@@ -44,6 +45,15 @@ class ScriptedBody:
         self.given_bytes = 0
         self.is_asked = False
         self.has_given_all = asyncio.Event()
+        self._poured: AsyncIterator[bytes] | None = None
+
+    async def pour(self, take: Take) -> bool:
+        """Give the chunks away until ``take`` says that it takes no more; true at the end."""
+        self._poured = self._poured or aiter(self)
+        async for chunk in self._poured:
+            if not take(chunk):
+                return False
+        return True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.is_asked = True
@@ -64,11 +74,14 @@ Read = Callable[[], Awaitable[bytes | None]]
 class SourceOf:
     """What a request's body reads from, made of one function."""
 
-    is_ready = is_at_hand = False
+    is_at_hand = False
 
     def __init__(self, read: Read) -> None:
         self._read = read
 
-    async def read(self) -> bytes | None:
-        """Read what the function gives."""
-        return await self._read()
+    async def pour(self, take: Take) -> bool:
+        """Give what the function gives."""
+        while (chunk := await self._read()) is not None:
+            if not take(chunk):
+                return False
+        return True
