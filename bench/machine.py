@@ -1,0 +1,45 @@
+"""What the figures were measured on: machine, kernel, versions."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.processes import ROOT
+from bench.servers import python_version, version_of
+
+PEERS = ("nginx", "haproxy", "caddy", "textbook", "fastapi-proxy-lib")
+
+
+def describe() -> dict[str, Any]:
+    """Machine and programs, as the results begin."""
+    return {
+        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _first("/proc/cpuinfo", "model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(int((_first("/proc/meminfo", "MemTotal") or "0").split()[0]) / (1 << 20), 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": python_version(),
+        "load": round(os.getloadavg()[0], 2),
+        "commit": _commit(),
+        "peers": {name: version for name in PEERS if (version := version_of(name)) is not None},
+    }
+
+
+def _first(path: str, name: str) -> str | None:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+
+
+def _commit() -> str | None:
+    try:
+        told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
