@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from bench.generator import raise_file_limit
 from bench.machine import describe
 from bench.page import CHART, PAGE, write_page
 from bench.processes import ROOT, BrokenError
@@ -34,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--rounds", type=int, default=ROUNDS)
     running.add_argument("--scale", choices=["real", "small"], default="real", help="small: to try the benchmark; judges nothing")
     running.add_argument("--rows", help="only these, by their short names, with commas")
-    running.add_argument("--peers", help="only these besides Relay, by the names of the table, with commas")
     running.add_argument("--results", type=Path, help="where the results go")
     running.add_argument("--database-url", help="a migrated Postgres for Relay; default: an embedded one")
     running.set_defaults(action=run)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     is_continued = arguments.is_continued and path.exists()
     record = Record(path, is_continued=is_continued)
     about = describe() | {"scale": arguments.scale, "full": arguments.full}
-    check_same(record.results.about, about)
+    check_same(path, record.results.about, about)
     record.add("run", about)
     length = "small" if arguments.scale == "small" else "full" if arguments.full else "short"
     deadline = time.monotonic() + LONGEST_SECONDS if length == "short" else None
@@ -82,16 +82,17 @@ def run(arguments: argparse.Namespace) -> None:
     for line in told_on_terminal(rows, record.results):
         print(line)
     if session.is_cut:
-        print(
-            f"\nThe time is up: not every round was run. To do the rest: make bench-full, or python -m bench run --continue --results {path}"
-        )
+        print(f"\nThe time is up: not every round was run. The rest: python -m bench run --continue --results {path}")
 
 
-def check_same(before: dict[str, object], now: dict[str, object]) -> None:
-    """Raise where a run would be continued on another machine, or with another scale or other programs."""
-    for name in ("processor", "cores", "kernel", "python", "peers", "scale"):
+def check_same(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+    """Raise where a run would be continued on another machine, with other programs or another Relay."""
+    for name in ("processor", "cores", "kernel", "python", "peers", "relay", "scale"):
         if before and before.get(name) != now.get(name):
-            raise BrokenError(f"this run cannot be continued: {name} was {before.get(name)!r} and is {now.get(name)!r}")
+            raise BrokenError(
+                f"{path} cannot be continued: {name} was {before.get(name)!r} and is {now.get(name)!r}. "
+                "Remove it to begin anew, or name another file with --results."
+            )
 
 
 def render(arguments: argparse.Namespace) -> None:
@@ -106,6 +107,7 @@ def render(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run it from the command line."""
     signal.signal(signal.SIGTERM, _end)
+    raise_file_limit()  # the servers inherit it
     arguments = parser().parse_args()
     try:
         arguments.action(arguments)

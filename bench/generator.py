@@ -143,10 +143,8 @@ def is_whole(answer: bytes) -> bool:
         raise AnswerWrongError(answer[:400].decode("latin-1"))
     head = answer[: end + 2].lower()
     at = head.find(b"\r\ncontent-length:")
-    if at >= 0:
-        has_ended = len(answer) >= end + 4 + int(head[at + 17 : head.index(b"\r\n", at + 17)])
-    else:
-        has_ended = answer.endswith(b"0\r\n\r\n")
+    length = int(head[at + 17 : head.index(b"\r\n", at + 17)]) if at >= 0 else None
+    has_ended = answer.endswith(b"0\r\n\r\n") if length is None else len(answer) >= end + 4 + length
     if has_ended and answer.find(SINK_SAYS, end) < 0:
         raise AnswerWrongError(answer[:400].decode("latin-1"))
     return has_ended

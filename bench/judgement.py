@@ -114,7 +114,7 @@ def noise_of_all(rows: Sequence[Row], results: Results) -> Noise:
         if row.control is not None:
             one, other = row.control
             for metric, into in zip(own_metrics(row), (cpu, rate), strict=True):
-                into += compared(results.rounds_of(row.name), Bound(metric=metric, of=other, against=one, floor=0.0))
+                into.extend(compared(results.rounds_of(row.name), Bound(metric=metric, of=other, against=one, floor=0.0)))
     return Noise(Spread.of(cpu), Spread.of(rate))
 
 
@@ -147,12 +147,9 @@ def judge(row: Row, results: Results, noise_of_run: Noise) -> list[Verdict]:
 
 
 def _reason(row: Row, results: Results, bound: Bound, spread: Spread | None, noise: Noise, noise_of_run: Noise) -> str:
-    skipped = results.skipped.get(row.name, {})
-    for entrant in ("*", bound.of, bound.against):
-        if entrant in skipped:
-            return skipped[entrant]
     if spread is None:
-        return "not measured"
+        skipped = results.skipped.get(row.name, {})
+        return next((skipped[name] for name in (bound.of, bound.against) if name in skipped), "not measured")
     if results.about.get("scale") == "small":
         return "a small run"
     if spread.count < LEAST_ROUNDS:

@@ -1,5 +1,6 @@
 """What the figures were measured on: machine, kernel, versions."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ def describe() -> dict[str, Any]:
         "python": python_version(),
         "load": round(os.getloadavg()[0], 2),
         "commit": _commit(),
+        "relay": digest_of_relay(),
         "peers": {name: version for name in PEERS if (version := version_of(name)) is not None},
     }
 
@@ -34,6 +36,14 @@ def _first(path: str, name: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+
+
+def digest_of_relay() -> str:
+    """What tells one Relay from another: the digest of its code."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "relay").rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _commit() -> str | None:

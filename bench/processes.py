@@ -112,7 +112,7 @@ def name_of(pid: int) -> str:
 def tree_of(pid: int) -> tuple[list[int], list[int]]:
     """A process and its descendants: those that are no Postgres, and those that are."""
     if name_of(pid) == "postgres":
-        return [], [pid, *(each for child in children_of(pid) for each in sum(tree_of(child), []))]
+        return [], [pid, *(each for child in children_of(pid) for part in tree_of(child) for each in part)]
     own, postgres = [pid], list[int]()
     for child in children_of(pid):
         theirs, databases = tree_of(child)

@@ -6,6 +6,6 @@ import httpx
 from fastapi_proxy_lib.fastapi.app import reverse_http_app
 
 app = reverse_http_app(
-    client=httpx.AsyncClient(timeout=None, trust_env=False),  # noqa: S113 - as bodies are large
+    client=httpx.AsyncClient(timeout=None, trust_env=False),
     base_url=os.environ.get("BENCH_SINK_URL", "http://127.0.0.1:9/"),
 )

@@ -21,7 +21,7 @@ class Results:
     trials: dict[str, dict[int, dict[str, Trial]]] = field(default_factory=dict)
     """By row, round and entrant."""
     skipped: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By row and entrant: why it did not take part. The entrant ``*`` is the whole row."""
+    """By row and entrant: why it did not take part."""
     complete: dict[str, set[int]] = field(default_factory=dict)
     """By row: the rounds in which everybody has run."""
 
@@ -41,6 +41,7 @@ class Results:
         else:
             trial = Trial(**line)
             self.trials.setdefault(trial.row, {}).setdefault(trial.round, {})[trial.entrant] = trial
+            self.skipped.get(trial.row, {}).pop(trial.entrant, None)  # it has been installed since
 
 
 class Record:

@@ -9,10 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.loads import SinkName
 from bench.processes import ROOT, Child, free_port, is_open, spent_by
 
 BENCH_PYTHON = ROOT / "bench/.venv/bin/python"
@@ -29,11 +30,9 @@ class Server:
     name: str
     port: int
     child: Child | None
-    keys: Mapping[str, str] = field(default_factory=dict)
-    path: str = PASS_PATH
-    close: Callable[[], None] | None = None
+    keys: Mapping[SinkName, str] = field(default_factory=dict)
 
-    def key_for(self, sink: str) -> str:
+    def key_for(self, sink: SinkName) -> str:
         """What goes out as credential; servers that know no keys pass it on."""
         return self.keys.get(sink, "rk_none")
 
@@ -45,8 +44,6 @@ class Server:
         """End it."""
         if self.child is not None:
             self.child.stop()
-        if self.close is not None:
-            self.close()
 
     def spent(self) -> tuple[float, float | None]:
         """Processor time so far: its own, its Postgres's."""
@@ -61,7 +58,7 @@ class Place:
     """Where a server is started: a folder of its own, the sinks' ports by name, and a certificate."""
 
     folder: Path
-    sinks: Mapping[str, int]
+    sinks: Mapping[SinkName, int]
     certificate: Path
 
     @property
@@ -105,10 +102,9 @@ NGINX = """
 daemon off;
 {user}
 worker_processes 1;
-worker_rlimit_nofile 16384;
 pid {folder}/pid;
 error_log {folder}/error.log crit;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 4096; }}
 http {{
     access_log off;
     client_max_body_size 0;
@@ -159,7 +155,7 @@ def start_nginx(place: Place, program: str, variant: str, *, is_tls: bool = Fals
 HAPROXY = """
 global
     nbthread 1
-    maxconn 8192
+    maxconn 4096
 defaults
     mode http
     timeout connect 5s

@@ -34,6 +34,7 @@ class Session:
         self._record = record
         self._plan = plan
         self._crowds: dict[str, Crowd] = {}
+        self._told: set[tuple[str, str]] = set()
         self.is_cut = False
 
     def run(self, rows: Sequence[Row]) -> None:
@@ -54,6 +55,9 @@ class Session:
             obstacle = find_obstacle(entrant.server)
             if obstacle is not None:
                 self._record.add("skip", {"row": row.name, "entrant": entrant.name, "reason": obstacle})
+                if (entrant.name, obstacle) not in self._told:
+                    self._told.add((entrant.name, obstacle))
+                    print(f"skipped: {entrant.name}: {obstacle}")
         return len(skipped.get(row.name, {})) < len(row.entrants) and row.entrants[0].name not in skipped.get(row.name, {})
 
     def _left(self, row: Row) -> bool:

@@ -16,9 +16,11 @@ WORDS: dict[Metric, tuple[str, str]] = {
     "p50_ms": ("p50 ms", ".2f"),
     "p99_ms": ("p99 ms", ".2f"),
     "lag_p999_ms": ("loop lag p99.9 ms", ".2f"),
+    "stalled": ("uploads stalled", ".0f"),
     "kib_each": ("KiB each", ".0f"),
     "total_mib": ("MiB in all", ".0f"),
     "left_mib": ("MiB left after", ".1f"),
+    "again_mib": ("MiB in all, second time", ".0f"),
     "lost": ("uploads lost", ".0f"),
     "kib_per_tenant": ("KiB for each tenant", ".2f"),
 }
@@ -133,7 +135,7 @@ def told_on_terminal(rows: Sequence[Row], results: Results) -> Iterator[str]:
     """Everything, line by line."""
     for block in blocks(rows, results):
         yield ""
-        yield f"{block.row.title}   {block.rounds} rounds"
+        yield f"{block.row.title}   (rounds: {block.rounds})"
         if block.lines:
             yield from ("  " + line for line in aligned(block.head, block.lines))
         if told_noise(block.noise):

@@ -20,7 +20,7 @@ from bench.loads import Load
 from bench.processes import ROOT, BrokenError, cpu_seconds
 from bench.relay_server import LAG_FILE
 from bench.rows import Entrant
-from bench.servers import Server
+from bench.servers import PASS_PATH, Server
 from bench.stage import Stage
 
 REST_WINDOW_SECONDS = 0.1
@@ -95,7 +95,7 @@ def order_for(server: Server, load: Load, seconds: float) -> dict[str, Any]:
     """What the generator is told."""
     return {
         "port": server.port,
-        "path": server.path if server.keys == {} else "/upload/a/b",
+        "path": PASS_PATH,
         "key": server.key_for(load.sink),
         "size": load.size,
         "connections": load.connections,
