@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.loads import WARM_BYTES, Framing, request_pieces
 
@@ -159,6 +159,7 @@ class Generator:
         self._poll = select.epoll()
         self._lines: dict[int, Line] = {}
         self.finished = 0
+        self.refused = 0
         self.latencies: list[float] = []
         for _ in range(order.connections):
             self._open()
@@ -186,8 +187,21 @@ class Generator:
             line = self._lines[number]
             if events & select.EPOLLOUT:
                 self._send(line)
-            if events & ~select.EPOLLOUT and line.receive():
+            if events & ~select.EPOLLOUT and self._receive(line):
                 on_answer(line)
+
+    def _receive(self, line: Line) -> bool:
+        """Take what came; where every key is only used once, a refusal is counted, and its connection replaced."""
+        try:
+            return line.receive()
+        except AnswerWrongError:
+            if not self._order.is_each_once:
+                raise
+        self.refused += 1
+        del self._lines[line.sock.fileno()]
+        line.sock.close()
+        self._begin(self._open(), self._requests.draw())
+        return False
 
     def warm(self) -> None:
         """One request on each connection."""
@@ -286,9 +300,9 @@ def main() -> None:
         generator.warm()
     wait_for_word()
     began, cpu = time.perf_counter(), time.process_time()
-    values: dict[str, Any] = {}
     if order.rate is None:
         generator.run()
+        values: dict[str, float] = {"refused": generator.refused}
     else:
         generator.run_paced(order.rate)
         values = {f"p{share}_ms": percentile(generator.latencies, share / 100) * 1e3 for share in (50, 99)}

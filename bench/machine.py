@@ -11,7 +11,7 @@ from typing import Any
 from bench.processes import ROOT
 from bench.servers import python_version, version_of
 
-PEERS = ("nginx", "haproxy", "caddy", "textbook", "fastapi-proxy-lib")
+PEERS = ("nginx", "haproxy", "caddy", "in Python")
 
 
 def describe() -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _machine(about: dict[str, Any]) -> Iterator[str]:
         "Kernel": about["kernel"],
         "Relay runs on": f"{about['python']}, its own default loop",
         "Load before": about["load"],
-        **{f"Peer: {name}": version for name, version in about["peers"].items()},
+        **{f"Peers: {name}": version for name, version in about["peers"].items()},
     }
     for name, value in facts.items():
         yield f"| {name} | {value} |"

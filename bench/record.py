@@ -49,10 +49,10 @@ class Record:
 
     def __init__(self, path: Path, *, is_continued: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not is_continued:
-            path.write_text("", encoding="utf-8")
+        kept = path.read_bytes() if is_continued and path.exists() else b""
+        path.write_bytes(kept[: kept.rfind(b"\n") + 1])  # without a last line that was cut
         self.path = path
-        self.results = read_results(path) if path.exists() else Results()
+        self.results = read_results(path)
 
     def add(self, kind: str, line: dict[str, Any]) -> None:
         """Append a line; it is on disk when this returns."""

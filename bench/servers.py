@@ -36,6 +36,10 @@ class Server:
         """What goes out as credential; servers that know no keys pass it on."""
         return self.keys.get(sink, "rk_none")
 
+    def told(self) -> str:
+        """The end of its log."""
+        return "" if self.child is None else self.child.told()
+
     def pids(self) -> list[int]:
         """The process whose tree is measured."""
         return [] if self.child is None else [self.child.pid]
@@ -74,14 +78,14 @@ def find_program(name: str) -> str | None:
 
 def version_of(name: str) -> str | None:
     """What a peer says of itself, in one line."""
-    if name in {"textbook", "fastapi-proxy-lib"}:
+    if name == "in Python":
         return _python_versions()
     program = find_program(name)
     if program is None:
         return None
     option = {"nginx": "-v", "haproxy": "-v", "caddy": "version"}[name]
     told = subprocess.run([program, option], capture_output=True, text=True, check=False)
-    return (told.stdout + told.stderr).splitlines()[0].strip()
+    return (told.stdout + told.stderr).splitlines()[0].strip().removeprefix("nginx version: ")
 
 
 def _python_versions() -> str | None:
@@ -89,8 +93,8 @@ def _python_versions() -> str | None:
         return None
     script = (
         "import sys; from importlib.metadata import version as v; "
-        "print('Python', sys.version.split()[0], *(f'{n} {v(n)}' for n in "
-        "('uvicorn','uvloop','httptools','fastapi','httpx','fastapi-proxy-lib')))"
+        "print('Python ' + sys.version.split()[0], *(f'{n} {v(n)}' for n in "
+        "('uvicorn','uvloop','httptools','fastapi','httpx','fastapi-proxy-lib')), sep=', ')"
     )
     told = subprocess.run([str(BENCH_PYTHON), "-c", script], capture_output=True, text=True, check=False)
     return told.stdout.strip() or None

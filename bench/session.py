@@ -83,7 +83,7 @@ class Session:
             try:
                 trial = self._run_trial(stage, row, round_, entrant)
             except BrokenError as error:
-                raise BrokenError(f"{row.title}: {entrant.name}: {error}") from None
+                raise BrokenError(f"{row.title}: {entrant.name}: {error}\n{stage.told_by(entrant.server)}") from None
             self._record.add("trial", trial.as_record())
         self._record.add("round", {"row": row.name, "round": round_})
 

@@ -91,6 +91,10 @@ class Stage:
             shutil.rmtree(self.folder_of(name))
         return self.server(name)
 
+    def told_by(self, name: str) -> str:
+        """The end of a server's log, if it runs."""
+        return self._servers[name].told() if name in self._servers else ""
+
     def port_of(self, sink: SinkName) -> int:
         """Where a sink listens."""
         return self._ports[sink]
