@@ -14,7 +14,8 @@ from bench.loads import GIB, KIB, MIB, Load
 RELAY = "Relay"
 TEXTBOOK = "textbook"
 NGINX = "nginx 256k"
-NGINX_AGAIN = "nginx 256k, again"
+AGAIN = ", again"
+NGINX_AGAIN = NGINX + AGAIN
 CADDY = "Caddy"
 HAPROXY = "HAProxy"
 DIRECT = "direct"
@@ -82,9 +83,9 @@ class Row:
 
     @property
     def control(self) -> tuple[str, str] | None:
-        """The two that are the same."""
-        names = {entrant.name for entrant in self.entrants}
-        return (NGINX, NGINX_AGAIN) if {NGINX, NGINX_AGAIN} <= names else None
+        """The two that are the same: somebody, and the same again."""
+        names = [entrant.name for entrant in self.entrants]
+        return next(((name, name + AGAIN) for name in names if name + AGAIN in names), None)
 
     @property
     def load(self) -> Load:
@@ -92,7 +93,8 @@ class Row:
         return self.entrants[0].load
 
 
-STARRED_PEERS = {TEXTBOOK: "textbook", NGINX: "nginx-256k", NGINX_AGAIN: "nginx-256k", CADDY: "caddy", HAPROXY: "haproxy"}
+STARRED_PEERS = {NGINX: "nginx-256k", TEXTBOOK: "textbook", CADDY: "caddy", NGINX_AGAIN: "nginx-256k", HAPROXY: "haproxy"}
+"""In the order of a round. The two of nginx stand apart, as Relay and the others do: noise between neighbours says too little."""
 OTHER_PEERS = {
     "fastapi-proxy-lib": "proxy-lib",
     "nginx default": "nginx-default",
@@ -232,9 +234,9 @@ def _workers() -> Row:
 
 def _tls() -> Row:
     load = Load(size=64 * MIB, connections=4, is_tls=True)
-    nginx, again = "nginx 256k with TLS", "nginx 256k with TLS, again"
+    nginx = "nginx 256k with TLS"
     bound = Bound(metric="cpu_per_gib", against=nginx, floor=1.5, aim=1.1)
-    servers = {RELAY: "relay-tls", nginx: "nginx-tls", again: "nginx-tls"}
+    servers = {RELAY: "relay-tls", nginx: "nginx-tls", nginx + AGAIN: "nginx-tls"}
     return Row(name="tls", title="TLS in front, 64 MiB × 4", entrants=entrants(load, servers), bounds=[bound], group="tls")
 
 
