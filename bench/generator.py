@@ -29,6 +29,8 @@ END_OF_HEAD: Final = b"\r\n\r\n"
 SINK_SAYS: Final = b"ok"
 RECEIVE_BYTES: Final = 1 << 16
 LONGEST_SECONDS: Final = 120.0
+LONGEST_ROLL_CALL_SECONDS: Final = 3_600.0
+REFUSED_SECONDS: Final = 0.1
 
 
 class AnswerWrongError(Exception):
@@ -86,6 +88,10 @@ class Requests:
         else:
             key = random.choice(self._keys)
         return [memoryview(self._before + key + self._after)]
+
+    def give_back(self, pieces: list[memoryview]) -> None:
+        """Draw the key of this request once more, after all others."""
+        self._keys.append(bytes(pieces[0][len(self._before) : len(pieces[0]) - len(self._after)]))
 
     def warm(self) -> list[memoryview]:
         """The pieces of a request of the warm-up."""
@@ -191,7 +197,7 @@ class Generator:
                 on_answer(line)
 
     def _receive(self, line: Line) -> bool:
-        """Take what came; where every key is only used once, a refusal is counted, and its connection replaced."""
+        """Take what came; where every key is to be used once, who is refused comes again, on another connection."""
         try:
             return line.receive()
         except AnswerWrongError:
@@ -200,6 +206,8 @@ class Generator:
         self.refused += 1
         del self._lines[line.sock.fileno()]
         line.sock.close()
+        self._requests.give_back(line.pieces)
+        time.sleep(REFUSED_SECONDS)
         self._begin(self._open(), self._requests.draw())
         return False
 
@@ -221,7 +229,7 @@ class Generator:
     def run(self) -> None:
         """Each connection sends a request as soon as it has the answer to the one before, until the time is up."""
         order, requests = self._order, self._requests
-        end = time.perf_counter() + (order.seconds if not order.is_each_once else LONGEST_SECONDS * 10)
+        end = time.perf_counter() + (LONGEST_ROLL_CALL_SECONDS if order.is_each_once else order.seconds)
         left = len(self._lines)
 
         def go_on(line: Line) -> None:
@@ -236,7 +244,7 @@ class Generator:
             self._begin(line, requests.draw())
         while left:
             self._step(1.0, go_on)
-            check_time(end + LONGEST_SECONDS)
+            check_time(end if order.is_each_once else end + LONGEST_SECONDS)
 
     def run_paced(self, rate: float) -> None:
         """Send at appointed times, whatever the answers do; a latency counts from the appointed time."""

@@ -35,6 +35,7 @@ Metric = Literal[
     "again_mib",
     "lost",
     "kib_per_tenant",
+    "refused",
 ]
 How = Literal["ratio", "difference", "value"]
 Kind = Literal["load", "tenants", "stalled"]

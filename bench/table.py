@@ -23,6 +23,7 @@ WORDS: dict[Metric, tuple[str, str]] = {
     "again_mib": ("MiB in all, second time", ".0f"),
     "lost": ("uploads lost", ".0f"),
     "kib_per_tenant": ("KiB for each tenant", ".2f"),
+    "refused": ("refused at first", ".0f"),
 }
 
 
@@ -55,7 +56,7 @@ def _lines(row: Row, rounds: Sequence[dict[str, Trial]]) -> tuple[list[str], lis
         metrics = list(own_metrics(row))
     else:
         known = {name: None for each in rounds for trial in each.values() for name in trial.values}
-        metrics = [metric for metric in WORDS if metric in known]
+        metrics = [metric for metric in WORDS if metric in known and (metric != "refused" or row.kind == "tenants")]
         metrics += ["cpu_per_request"] if row.kind == "tenants" or row.load.rate is not None else []
     # A metric of one entrant against another: Relay divided by it, within each round.
     ratio = metrics[0] if metrics and metrics[0] in {"cpu_per_gib", "cpu_per_request"} else None

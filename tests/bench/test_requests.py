@@ -1,8 +1,10 @@
 """What the generator sends is HTTP of the size that is said, and what it takes for an answer is the sink's."""
 
+from pathlib import Path
+
 import pytest
 
-from bench.generator import AnswerWrongError, is_whole, percentile
+from bench.generator import AnswerWrongError, Order, Requests, is_whole, percentile
 from bench.loads import BLOCK_BYTES, BOUNDARY, CHUNK_BYTES, KIB, MIB, Framing, request_pieces
 from relay.protocols.chunked import ChunkedBody
 
@@ -63,6 +65,22 @@ def test_answer_is_whole_at_its_end_and_not_before(answer: bytes) -> None:
 def test_answer_that_is_not_the_sinks_ends_the_run(answer: bytes) -> None:
     with pytest.raises(AnswerWrongError):
         is_whole(answer)
+
+
+def test_each_key_is_used_once_and_again_when_it_was_refused(tmp_path: Path) -> None:
+    keys = ["rk_one", "rk_two", "rk_three"]
+    (tmp_path / "keys").write_text("\n".join(keys), encoding="ascii")
+    order = Order(
+        port=1, path="/", key=keys[0], size=1, connections=1, seconds=0.0, keys=str(tmp_path / "keys"), tenants=3, is_each_once=True
+    )
+    requests = Requests(order)
+    drawn = [requests.draw() for _ in keys]
+    assert [bytes(pieces[0]).split(b"Bearer ")[1].split(b"\r")[0].decode() for pieces in drawn] == keys
+    assert requests.is_at_end
+    requests.give_back(drawn[1])
+    assert not requests.is_at_end
+    assert bytes(requests.draw()[0]) == bytes(drawn[1][0])
+    assert requests.is_at_end
 
 
 def test_percentile_is_a_value_that_was_there() -> None:
