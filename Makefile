@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full check fix docs migration venv venv-dev
+.PHONY: help run test test-full check fix docs migration bench bench-full venv venv-dev venv-bench locked
 MAKEFLAGS += --no-print-directory
 
 # Any Python from 3.11 on: `make run PYTHON=/path/to/python3.12`.
@@ -46,6 +46,15 @@ migration: venv-dev ## Write a migration from the tables as they are now: make m
 	@test -n "$(m)" || { echo 'say what it does: make migration m="add a column"' >&2; exit 2; }
 	@$(BIN)/python -m relay.cli.new_migration "$(m)"
 
+# The peers written in Python have an environment of their own; without it they are left out, and the run says so.
+bench: venv ## Measure Relay beside other proxies: four rows, four peers, at most ten minutes.
+	@$(MAKE) venv-bench || true
+	@$(BIN)/python -m bench run $(BENCH_OPTIONS)
+
+bench-full: venv ## Measure everything. May be cut: the next one goes on where it ended.
+	@$(MAKE) venv-bench || true
+	@$(BIN)/python -m bench run --full --continue $(BENCH_OPTIONS)
+
 # ── the environment ──────────────────────────────────────────────────────────────────────────────
 # The lock that was installed is kept inside; as long as it equals the one in the tree, nothing is done.
 
@@ -54,6 +63,12 @@ venv:
 
 venv-dev:
 	@$(call install,requirements-dev.lock)
+
+venv-bench:
+	@$(MAKE) locked VENV=bench/.venv LOCK=requirements-bench.lock
+
+locked:
+	@$(call install,$(LOCK))
 
 define install
 cmp -s $(1) $(VENV)/installed-$(1) || { $(make_venv) && $(link_project) \
