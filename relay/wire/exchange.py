@@ -29,6 +29,9 @@ JOIN_LIMIT: Final = 64 * 1024
 _STATUS_LINES: Final[dict[int, bytes]] = {
     int(status): f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode() for status in HTTPStatus
 }
+UNREAD_LIMIT: Final = 64 * 1024
+"""So much of a body may wait for the app before no more is read (bytes)."""
+
 _BREAKS_OUT: Final = re.compile(rb"[\x00\r\n]")
 _NO_BODY: Final = frozenset([204, 304])
 
@@ -69,6 +72,7 @@ class Exchange:
         """Called once when the connection is lost before the whole body has come."""
         self._pieces: list[bytes] = []
         self._take: Take | None = None
+        self._is_full = False
         self.unread_bytes = 0
         self.is_whole = False
         self._is_end_told = False
@@ -92,6 +96,7 @@ class Exchange:
             self._news.set()
         elif not self._take(piece):
             self._take = None
+            self._is_full = True
             self._news.set()
 
     def end(self) -> None:
@@ -125,6 +130,11 @@ class Exchange:
         return self.is_complete or (self.is_started and self._rest_bytes == 0 and not self._head)
 
     @property
+    def wants_more(self) -> bool:
+        """False while enough of the body is here that nobody takes."""
+        return self._take is not None or not (self._is_full or self.unread_bytes > UNREAD_LIMIT)
+
+    @property
     def ends_with_connection(self) -> bool:
         """True of an answer that has no other end: one of unknown length to an HTTP/1.0 client."""
         return self.is_started and self._rest_bytes is None and not self._is_chunked
@@ -142,11 +152,13 @@ class Exchange:
     async def pour(self, take: Take) -> Poured:
         """Give what has come of the body to ``take``, and then what comes, as it comes, until it says that it takes no more."""
         self._continue()
+        self._is_full = False
         while True:
             while self._pieces:
                 piece = self._pieces.pop(0)
                 self.unread_bytes -= len(piece)
                 if not take(piece):
+                    self._is_full = True
                     return Poured.FULL
             if self.is_whole:
                 self._is_end_told = True

@@ -1,9 +1,10 @@
 """The one buffer into which a process receives, and how much of it each read may fill.
 
 A read fills the buffer and is taken out of it before the loop does anything else, so all connections of a process
-share one. What is taken out is what an upload may hold: a piece that waits for the app, one that waits in the
-transport to its destination. The more uploads run, the smaller the pieces, so that all of them together stay within
-the budget; below ``SMALLEST`` a piece costs more in calls than it saves in memory.
+share one. What a destination does not take of it at once is what an upload holds. The more uploads run, the smaller the
+reads. An upload that stands still keeps what it held when fewer ran: the n-th of them at most the budget divided by
+``SHARES`` times n, and all of n together that divided by ``SHARES`` times 1 + 1/2 + … + 1/n, which is within the budget for
+more uploads than a process can have. Below ``SMALLEST`` a read costs more in calls than it saves in memory.
 """
 
 from relay.settings import MemorySettings
@@ -11,7 +12,7 @@ from relay.settings import MemorySettings
 LARGEST = 1024 * 1024
 SMALLEST = 64 * 1024
 TINY = 16 * 1024
-PIECES_HELD = 4
+SHARES = 16
 
 
 class Intake:
@@ -47,7 +48,7 @@ class Intake:
         self._share()
 
     def _share(self) -> None:
-        share = self._budget_bytes // (PIECES_HELD * max(1, self._running))
+        share = self._budget_bytes // (SHARES * max(1, self._running))
         size = LARGEST if share >= LARGEST else max(SMALLEST, share & ~0xFFF)
         if size != len(self.slice):
             self.slice = self._view[:size]

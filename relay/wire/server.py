@@ -8,7 +8,7 @@ state:
     HEAD      a request's head is due. Its bytes are collected until an empty line, at most ``HEAD_LIMIT``, within the
               head's time limit; ``httptools`` reads it. Nothing collected: the connection is idle, and may be closed.
     BODY      the head is with the app. What comes is the body: given to the exchange as a view of the buffer, which the
-              app takes at once, or which is copied. More than one piece unread: reading pauses until the app takes it.
+              app takes at once, or which is copied. Nobody takes it: reading pauses.
     WHOLE     the body has come, the answer is still due. What comes is the next request: held, and reading pauses.
     LINGER    the answer was sent, and there will be no further request. What comes is dropped until the client closes
               or the time is up, so that a reset does not destroy an answer that is under way.
@@ -21,8 +21,8 @@ state:
 Who moves them: the client's bytes (``buffer_updated``), the app's answer (``complete``, ``cut``), and the clock (``tick``,
 once a second for all connections, so that no request pays for a timer).
 
-What bounds memory: one read is at most the intake's slice; at most two are unread; held bytes are at most one read;
-what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
+What bounds memory: one read is at most the intake's slice; at most one and a little is unread; held bytes are at most one
+read; what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
 
 A half-close is not a departure: after a whole request its answer is sent, and before, the app may say what is missing.
 Deriving from ``asyncio.BufferedProtocol`` and nothing else is what makes both loops ask for the buffer.
@@ -262,7 +262,7 @@ class Connection(asyncio.BufferedProtocol):
             has_ended = self._chunks.has_ended
         if has_ended:
             self._end_body()
-        elif exchange.unread_bytes > self._intake.slice_bytes:
+        elif not exchange.wants_more:
             self._stop_reading()
         return stop
 

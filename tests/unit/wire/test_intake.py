@@ -4,7 +4,7 @@ import pytest
 from pydantic import ByteSize
 
 from relay.settings import MemorySettings
-from relay.wire.intake import LARGEST, PIECES_HELD, SMALLEST, TINY, Intake
+from relay.wire.intake import LARGEST, SHARES, SMALLEST, TINY, Intake
 
 BUDGET = 64 << 20
 
@@ -15,7 +15,7 @@ def test_all_uploads_together_stay_within_the_budget(running: int) -> None:
     for _ in range(running):
         intake.enter()
     assert SMALLEST <= intake.slice_bytes <= LARGEST
-    assert intake.slice_bytes == SMALLEST or running * PIECES_HELD * intake.slice_bytes <= BUDGET
+    assert intake.slice_bytes == SMALLEST or running * SHARES * intake.slice_bytes <= BUDGET
 
 
 def test_few_get_large_pieces_again_when_the_others_have_left() -> None:
