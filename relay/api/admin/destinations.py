@@ -49,12 +49,12 @@ TLS_EXAMPLE: dict[str, Any] = {
     "name": "internal",
     "kind": "http",
     "config": {
-        "base_url": "https://files.internal.example/in",
-        "host": "uploads.acme.example",
+        "base_url": "https://files.example.com/in",
+        "host": "uploads.example.com",
         "tls": {
             "ca": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
             "client_certificate": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
-            "server_name": "files.acme.example",
+            "server_name": "internal.example.com",
         },
     },
     "secrets": {"tls": {"client_key": "-----BEGIN PRIVATE KEY-----\n…\n-----END PRIVATE KEY-----\n"}},
