@@ -5,38 +5,45 @@ Theory of operation
 Matches are wanted newest first. All filters but one have an index that ends in ``(started_at, request_id)``, or find so
 few that sorting them is nothing: Postgres reads such an index from its end and stops when the page is full.
 
-The beginning of a path has none: an index gives the paths in their own order, not in time's. Whether it is better to
-take all paths with that beginning and sort them, or to walk back in time and look at each, depends on how many there are,
-and Postgres can only guess: a guess of "many" for a tenant that has none reads everything the tenant ever sent. So it is
-counted instead, up to ``FEW``:
+The beginning of a path has none: an index gives the paths of a day in their own order, not in time's. So they are found
 
-- the newest ``FEW`` entries are looked at first: what is common fills its page there, and of a short time they are all;
-- few candidates: they are taken by the index of paths, filtered and sorted;
-- many: the same for each month that has a candidate, newest first, since what was common last year may be absent now;
-- many in one month: walk back in that month. They are at least one of some hundred there, or lie at its other end.
+- among the newest ``GLANCE`` entries that fulfil all else: what is common fills its page there, and of a short time or a
+  rare outcome they are all;
+- else day by day (UTC), newest first, until the page is full, by one statement for each ``MONTHS_AT_ONCE``. A day without
+  a candidate, which is all that the index can tell, costs a look into the index. Few candidates are taken by it and sorted;
+  if they are many, the day is walked back, which is at worst a walk of one day for a path that was common on it.
+
+Which of the two is better Postgres could only guess, and a guess of "many" for a path that a day has not would read all of the
+day. So they are counted, up to ``FEW``. Candidates know no outcome: one that hardly any of many has is what stays slow.
 
 Every statement has the statement timeout, and what does not end in time is ``SearchTooSlow``, with advice to narrow it.
 
-What must stay true: a candidate is counted by month, never by a finer time, for the index of paths knows no time; walks ask for
-``path`` itself, so that the index of paths, whose expression is another, cannot be taken for them.
+What must stay true: candidates are asked for by day and never by a finer time, which the index does not know and a count would
+search for; they come in the order of the index, which keeps Postgres to it; walks ask for ``path`` itself, so that the
+index of paths, whose expression is another, cannot be taken for them.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Date,
     DateTime,
     FromClause,
+    Integer,
     Row,
+    ScalarSelect,
     Select,
+    Subquery,
     Text,
-    and_,
     bindparam,
+    cast,
     column,
     func,
     literal_column,
@@ -44,17 +51,23 @@ from sqlalchemy import (
     text,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.db.engine import QUERY_CANCELED
 from relay.errors import DatabaseUnavailable, SearchTooSlow
 from relay.ledger.entry import Outcome
-from relay.ledger.partitions import ATTACHED, NAME, month_after
-from relay.ledger.rows import PATH_START, PATH_START_LIMIT, LedgerRow
+from relay.ledger.rows import DAY, PATH_START, PATH_START_LIMIT, LedgerRow
 
-FEW: Final = 1_000
-"""So many candidates are sorted sooner than avoided."""
+GLANCE: Final = 250
+"""So many of the newest entries are looked at before a path is searched for day by day."""
+
+FEW: Final = 500
+"""So many candidates of a day are sorted sooner than avoided."""
+
+MONTHS_AT_ONCE: Final = 6
+"""So many months are searched by one statement: planning it costs some for each, and so does every day in it."""
 
 Place = tuple[datetime, UUID]
 """Where an entry stands in the ledger's order: ``started_at`` and ``request_id``."""
@@ -62,10 +75,14 @@ Place = tuple[datetime, UUID]
 Show = Callable[[FromClause], FromClause]
 """What to select of a page of entries, be it rows or one row of all: ``started_at`` and ``request_id`` of the last must be in it."""
 
+Shape = frozenset[str]
+"""The names of what a search has been given."""
+
 _LEDGER: Final = LedgerRow.__table__
-_TIME: Final = DateTime(timezone=True)
 _COLUMNS: Final = tuple(member for member in _LEDGER.columns if member.name != "objects")
-_FILLED: Final = text(f"{ATTACHED} AND pg_relation_size(inhrelid) > 0")
+_OF_TIME: Final = {"since", "until", "after_time", "after_id"}
+_MOST: Final = bindparam("most", type_=Integer)
+_DAY: Final = literal_column(DAY, Date)
 _START: Final = literal_column(PATH_START, Text)
 _BY_START: Final = text(f"{PATH_START} USING ~<~")  # the order of the index, whatever the database's collation is
 
@@ -121,7 +138,7 @@ async def find_entries(
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """One search of one span of time."""
+    """One search: what is asked for, put into the statements of its shape."""
 
     session: AsyncSession
     filters: EntryFilter
@@ -129,124 +146,50 @@ class _Search:
     most: int
     show: Show
 
-    async def find_by_path(self) -> AsyncIterator[Sequence[Row[Any]]]:
-        """Find paths by their beginning: without a walk if that is possible, else month by month."""
-        found = await self.look()
-        if found is not None:
-            yield found
-            return
-        for month in await self._months():
-            found = await month.look()
-            yield found if found is not None else await month.walk()
-
-    async def look(self) -> Sequence[Row[Any]] | None:
-        """Find a page among the newest entries, or among few candidates; ``None`` if neither has it whole."""
-        found = await self.glance()
-        return found if found is not None else await self.find_few()
-
-    async def glance(self) -> Sequence[Row[Any]] | None:
-        """Find a page among the newest entries; ``None`` if it may go on beyond them."""
-        if self.most > FEW // 2:
-            return None
-        candidates = select(*_COLUMNS).where(*self._conditions(_LEDGER, has_path=False))
-        count, found = await self._sift(_newest(candidates, _LEDGER, FEW))
-        return found if count < FEW or len(found) == self.most else None
-
     async def walk(self) -> Sequence[Row[Any]]:
         """Find entries by walking back in time, or by an index that leads straight to them."""
-        page = select(*_COLUMNS).where(*self._conditions(_LEDGER))
-        shown = self.show(_newest(page, _LEDGER, self.most).subquery("page"))
-        return _told(await self._fetch(_newest(select(shown), shown, self.most)))
+        values = self._values()
+        return await self._fetch_page(_walk(frozenset(values)), values)
 
-    async def find_few(self) -> Sequence[Row[Any]] | None:
-        """Find entries among all whose path begins so in these months; ``None`` if those are not few."""
-        first, end = self._span()
-        among = self._candidates()
-        if first is not None:
-            among.append(_LEDGER.c.started_at >= first)
-        if end is not None:
-            among.append(_LEDGER.c.started_at < end)
-        count, found = await self._sift(select(*_COLUMNS).where(*among).order_by(_BY_START).limit(FEW + 1))
-        return found if count <= FEW else None
+    async def find_by_path(self) -> AsyncIterator[Sequence[Row[Any]]]:
+        """Find paths by their beginning: among the newest entries if those will do, else day by day."""
+        values = self._values()
+        about, page = _glance(frozenset(values))
+        shown = self.show(page)
+        statement = _newest(select(*about.c, shown).select_from(about.outerjoin(shown, true())), shown, self.most)
+        rows = await self._fetch(statement, values)
+        found = _told(rows)
+        if rows[0].looked_at < GLANCE or len(found) == self.most:
+            yield found
+            return
+        months = sorted(rows[0].months, reverse=True)
+        page = _search_days(frozenset(values))
+        for first in range(0, len(months), MONTHS_AT_ONCE):
+            days = list(self._days_of(months[first : first + MONTHS_AT_ONCE]))
+            yield await self._fetch_page(page, {**values, "days": days, "first": _begin(days[-1]), "last": months[first]})
 
-    def _candidates(self) -> list[ColumnElement[bool]]:
-        """What the indexes of paths know of an entry."""
-        among: list[ColumnElement[bool]] = [_START.startswith(self.filters.path_start[:PATH_START_LIMIT], autoescape=True)]
-        if self.filters.tenant is not None:
-            among.append(_LEDGER.c.tenant == self.filters.tenant)
-        return among
-
-    async def _sift(self, candidates: Select[Any]) -> tuple[int, Sequence[Row[Any]]]:
-        """Count some candidates, and find the newest of them that fulfil everything."""
-        some = candidates.cte("some").prefix_with("MATERIALIZED")  # found as they are asked for, whatever is asked of them next
-        shown = self.show(_newest(select(some).where(*self._conditions(some)), some, self.most).subquery("page"))
-        counted = select(func.count().label("candidates")).select_from(some).subquery("counted")
-        statement = select(counted.c.candidates, shown).select_from(counted.outerjoin(shown, true()))
-        rows = await self._fetch(_newest(statement, shown, self.most))
-        return rows[0].candidates, _told(rows)
-
-    async def _months(self) -> list["_Search"]:
-        """The same search in each month that has a candidate, newest first; as it is where partitions are not ours."""
-        matches = [NAME.fullmatch(name) for name in (await self.session.scalars(_FILLED)).all()]
-        firsts = [date(int(match[1]), int(match[2]), 1) for match in matches if match is not None]
-        if len(firsts) < len(matches):
-            return [self]
-        first, end = self._span()
-        spans = [(_begin(month), _begin(month_after(month))) for month in firsts]
-        asked = [(since, until) for since, until in spans if (end is None or since < end) and (first is None or until > first)]
-        return [self._within(row.since, row.until) for row in await self._fetch(self._with_candidates(asked))]
-
-    def _with_candidates(self, spans: Sequence[tuple[datetime, datetime]]) -> Select[Any]:
-        """Select those of these months that have a candidate, newest first."""
-        begins, ends = (bindparam(None, [span[end] for span in spans], ARRAY(_TIME)) for end in (0, 1))
-        months = func.unnest(begins, ends).table_valued(column("since", _TIME), column("until", _TIME), name="months").render_derived()
-        is_of_month = (_LEDGER.c.started_at >= months.c.since, _LEDGER.c.started_at < months.c.until)
-        # The order keeps Postgres to the index of paths; a month is a partition, and the others are not looked into.
-        one = select(_LEDGER.c.started_at).where(*is_of_month, *self._candidates()).order_by(_BY_START).limit(1)
-        return select(months).where(one.correlate(months).scalar_subquery().is_not(None)).order_by(months.c.since.desc())
-
-    def _within(self, since: datetime, until: datetime) -> "_Search":
+    def _values(self) -> dict[str, Any]:
+        """What is asked for, by the names that the statements have for it."""
         filters = self.filters
-        return replace(
-            self,
-            filters=replace(
-                filters,
-                since=max(since, filters.since) if filters.since else since,
-                until=min(until, filters.until) if filters.until else until,
-            ),
-        )
+        values = {name: getattr(filters, name) for name in EntryFilter.__slots__}
+        values |= {"path_prefix": _pattern(filters.path_start), "candidate": _pattern(filters.path_start[:PATH_START_LIMIT])}
+        values |= dict(zip(("after_time", "after_id"), self.after or (None, None), strict=True))
+        return {name: value for name, value in values.items() if value is not None} | {"most": self.most, "few": FEW, "glance": GLANCE}
 
-    def _span(self) -> tuple[datetime | None, datetime | None]:
-        """The whole months that the search lies in: from the first one's begin to the end of the last one."""
-        since, until = self.filters.since, self.filters.until
-        first = _begin_of_month(since) if since is not None else None
-        ends = [_end_of_month(until - timedelta(microseconds=1))] if until is not None and until > _EARLIEST else []
-        ends += [_end_of_month(self.after[0])] if self.after is not None else []
-        return first, min(ends, default=None)
+    def _days_of(self, months: Sequence[datetime]) -> Iterator[date]:
+        """The days (UTC) that are to be searched of these months, newest first; of each is known when its newest entry began."""
+        since = self.filters.since.astimezone(UTC).date() if self.filters.since is not None else date.min
+        for newest in months:
+            last = newest.astimezone(UTC).date()
+            yield from (day for number in range(last.day, 0, -1) if (day := last.replace(day=number)) >= since)
 
-    def _conditions(self, entries: FromClause, *, has_path: bool = True) -> list[ColumnElement[bool]]:
-        """What an entry must fulfil, said of the columns of ``entries``."""
-        columns, filters = entries.c, self.filters
-        wanted: list[ColumnElement[bool]] = [
-            columns[name] == value
-            for name in ("tenant", "upload_id", "request_id", "outcome")
-            if (value := getattr(filters, name)) is not None
-        ]
-        if filters.path_start and has_path:
-            wanted.append(columns.path.startswith(filters.path_start, autoescape=True))
-        if filters.since is not None:
-            wanted.append(columns.started_at >= filters.since)
-        if filters.until is not None:
-            wanted.append(columns.started_at < filters.until)
-        if self.after is not None:
-            # The first condition alone lets Postgres leave out whole partitions.
-            is_after = tuple_(columns.started_at, columns.request_id) < self.after
-            wanted.append(and_(columns.started_at <= self.after[0], is_after))
-        return wanted
+    async def _fetch_page(self, page: Subquery, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        shown = self.show(page)
+        return _told(await self._fetch(_newest(select(shown), shown, self.most), values))
 
-    async def _fetch(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    async def _fetch(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         try:
-            rows: Sequence[Row[Any]] = (await self.session.execute(statement)).all()
+            rows: Sequence[Row[Any]] = (await self.session.execute(statement, values)).all()
         except DatabaseUnavailable as error:
             if getattr(error.__cause__, "sqlstate", None) == QUERY_CANCELED:
                 raise SearchTooSlow from error
@@ -254,7 +197,79 @@ class _Search:
         return rows
 
 
-def _newest(statement: Select[Any], entries: FromClause, most: int) -> Select[Any]:
+# The statements: one for each shape of a search, which is the names of what is given. Building one takes as long as all that
+# Postgres does for it.
+
+
+@cache
+def _walk(given: Shape) -> Subquery:
+    return _newest(select(*_COLUMNS).where(*_conditions(_LEDGER, given)), _LEDGER, _MOST).subquery("page")
+
+
+@cache
+def _glance(given: Shape) -> tuple[Subquery, Subquery]:
+    """How many of the newest entries there are, and when the newest of each month began; and those that are searched for."""
+    newest = _newest(select(*_COLUMNS).where(*_conditions(_LEDGER, given - {"path_prefix"})), _LEDGER, bindparam("glance", type_=Integer))
+    some = newest.cte("some").prefix_with("MATERIALIZED")  # found as they are asked for, whatever is asked of them next
+    # Compiling a statement takes longer than the search of many days, whose estimate would have Postgres do so.
+    uncompiled = func.set_config("jit", "off", True).label("jit")
+    about = select(func.count().label("looked_at"), _months(given).label("months"), uncompiled).select_from(some).subquery("about")
+    return about, _newest(select(some).where(*_conditions(some, given)), some, _MOST).subquery("page")
+
+
+def _months(given: Shape) -> ScalarSelect[Any]:
+    """When the newest entry began of each month (UTC) in the time that is searched, however the ledger is partitioned."""
+    newest = select(_LEDGER.c.started_at).where(*_conditions(_LEDGER, given & _OF_TIME)).order_by(_LEDGER.c.started_at.desc()).limit(1)
+    months = newest.cte("months", recursive=True)
+    older = newest.where(_LEDGER.c.started_at < func.date_trunc("month", months.c.started_at, "UTC")).lateral("older")
+    months = months.union_all(select(older).select_from(months.join(older, true())))
+    return select(func.array_agg(months.c.started_at)).scalar_subquery()
+
+
+@cache
+def _search_days(given: Shape) -> Subquery:
+    """Search ``days``, newest first, which lie between the begin of ``first`` and ``last``."""
+    of_months = (_LEDGER.c.started_at >= bindparam("first"), _LEDGER.c.started_at <= bindparam("last"))
+    asked = func.unnest(bindparam("days", type_=ARRAY(Date)))
+    days = asked.table_valued(column("day", Date), with_ordinality="place", name="days").render_derived()
+    known = [*of_months, days.c.day == _DAY, _START.like(bindparam("candidate", type_=Text), escape="/")]
+    known += [_LEDGER.c.tenant == bindparam("tenant")] if "tenant" in given else []
+    candidates = select(*_COLUMNS).where(*known).order_by(_BY_START).correlate(days)
+    few = bindparam("few", type_=Integer)
+
+    counted = select(func.count().label("candidates")).select_from(candidates.limit(few + 1).lateral("some")).lateral("counted")
+    some = candidates.limit(few).lateral("few")
+    taken = select(some).where(counted.c.candidates.between(1, few), *_conditions(some, given))
+    of_day = (_LEDGER.c.started_at >= _begin_of(days.c.day), _LEDGER.c.started_at < _begin_of(days.c.day + 1))
+    walked = select(*_COLUMNS).where(counted.c.candidates > few, *of_months, *of_day, *_conditions(_LEDGER, given))
+    found = union_all(
+        _newest(taken, some, _MOST).correlate(days, counted), _newest(walked, _LEDGER, _MOST).correlate(days, counted)
+    ).lateral("found")
+    page = select(found).select_from(days.join(counted, true()).join(found, true()))
+    # By the place of the day first: so no day is looked into when those that are newer have filled the page.
+    return page.order_by(days.c.place, found.c.started_at.desc(), found.c.request_id.desc()).limit(_MOST).subquery("page")
+
+
+def _conditions(entries: FromClause, given: Shape) -> list[ColumnElement[bool]]:
+    """What an entry must fulfil, said of the columns of ``entries``."""
+    columns = entries.c
+    wanted: list[ColumnElement[bool]] = [
+        columns[name] == bindparam(name) for name in ("tenant", "upload_id", "request_id", "outcome") if name in given
+    ]
+    if "path_prefix" in given:
+        wanted.append(columns.path.like(bindparam("path_prefix"), escape="/"))
+    if "since" in given:
+        wanted.append(columns.started_at >= bindparam("since"))
+    if "until" in given:
+        wanted.append(columns.started_at < bindparam("until"))
+    if "after_id" in given:
+        # The first condition alone lets Postgres leave out whole partitions.
+        after = (bindparam("after_time", type_=columns.started_at.type), bindparam("after_id", type_=columns.request_id.type))
+        wanted += [columns.started_at <= after[0], tuple_(columns.started_at, columns.request_id) < tuple_(*after)]
+    return wanted
+
+
+def _newest(statement: Select[Any], entries: FromClause, most: int | ColumnElement[int]) -> Select[Any]:
     return statement.order_by(entries.c.started_at.desc(), entries.c.request_id.desc()).limit(most)
 
 
@@ -263,17 +278,14 @@ def _told(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
     return rows if rows and rows[0].started_at is not None else ()
 
 
+def _pattern(start: str) -> str | None:
+    """What is like this begins with ``start``; None for what everything begins with."""
+    return "".join(f"/{sign}" if sign in "/%_" else sign for sign in start) + "%" if start else None
+
+
 def _begin(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _begin_of_month(at: datetime) -> datetime:
-    return _begin(at.astimezone(UTC).date().replace(day=1))
-
-
-def _end_of_month(at: datetime) -> datetime:
-    return _begin(month_after(at.astimezone(UTC).date())) if at < _LATEST else datetime.max.replace(tzinfo=UTC)
-
-
-_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
-_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)  # the month after the last one is no date
+def _begin_of(day: ColumnElement[date]) -> ColumnElement[datetime]:
+    return func.timezone("UTC", cast(day, DateTime()))

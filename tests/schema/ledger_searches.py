@@ -106,7 +106,7 @@ class ExplainingSession(AsyncSession):
         await super().execute(text(setting))
 
     async def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        answer = (await super().execute(Explain(statement))).scalar_one()
+        answer = (await super().execute(Explain(statement), *arguments, **options)).scalar_one()
         self.plans.append((json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"])
         return await super().execute(statement, *arguments, **options)
 
