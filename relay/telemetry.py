@@ -116,6 +116,7 @@ def configure_logging(settings: LogSettings) -> None:
     """Send every log to standard error in the chosen form. Libraries that log URLs or credentials stay quiet."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no form of ours shows them
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for name in ("httpx", "httpcore", "asyncio", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.WARNING)

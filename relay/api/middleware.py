@@ -3,6 +3,7 @@
 Where the admin side listens at an address of its own, it is found there and nowhere else.
 """
 
+import functools
 import logging
 import time
 from email.utils import formatdate
@@ -119,8 +120,14 @@ class _Told:
         if self._context.upload_id is not None:
             fields.append((b"relay-upload-id", self._context.upload_id.encode()))
         if all(name != b"date" for name, _ in fields):  # RFC 9110 "Date": whoever passes an answer on without one adds it
-            fields.append((b"date", formatdate(usegmt=True).encode()))
+            fields.append((b"date", _date_of(int(time.time()))))
         return fields
+
+
+@functools.lru_cache(maxsize=1)
+def _date_of(second: int) -> bytes:
+    """The value of ``Date`` in this second; it is made once, however many answers need it."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> None:

@@ -6,6 +6,7 @@ ends with ``REFUSED``.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -29,6 +30,8 @@ from relay.settings import Settings, SettingsInvalid, load_settings
 from relay.telemetry import configure_logging
 
 BROKE = 1
+GARBAGE_THRESHOLD = 10_000
+"""So many objects more than were let go make a collection; an upload makes some hundreds and lets them go by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            settle_garbage_collector()
             logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
             self._parent.say_ready()
 
@@ -106,6 +110,13 @@ def worker(parent: int, inherited: tuple[str, ...], factory: str, purpose: str |
         sys.exit(REFUSED)
     sockets = [socket.socket(fileno=int(item.partition("=")[2])) for item in inherited]
     sys.exit(serve(app, settings, sockets, supervisor))
+
+
+def settle_garbage_collector() -> None:
+    """Never look again at what was imported: a full collection would stop the loop for longer than any upload may wait."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 def raise_file_limit() -> None:

@@ -20,16 +20,16 @@ from relay.destinations.destination import Body, Delivery, Finding, Headers, Ite
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationMisconfigured, DestinationTimeout
 from relay.protocols.certificates import describe_time, parse_certificates
 from relay.protocols.header_rules import as_read, find_value
-from relay.wire.client import Account
+from relay.wire.client import Account, Place
 from relay.wire.pieces import Piece, Take
-from relay.wire.tls import TlsTerms
+from relay.wire.tls import PUBLIC, TlsTerms
 from relay.wire.turn import OutgoingBody, Turn
 
 ANSWER_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Base:
     """A base URL, parsed once."""
 
     url: httpx.URL
@@ -37,7 +37,7 @@ class Place:
     base_path: bytes
 
     @classmethod
-    def of(cls, base_url: str, host: str | None = None) -> "Place":
+    def of(cls, base_url: str, host: str | None = None) -> "Base":
         """Parse a base URL that was checked when it was configured; ``host`` is another ``Host`` than its own."""
         url = httpx.URL(base_url)
         parts = urlsplit(str(url))
@@ -138,10 +138,11 @@ class HttpUpstream:
         self, client: httpx.AsyncClient, account: Account, config: HttpConfig, headers: Mapping[str, str], terms: TlsTerms | None = None
     ) -> None:
         self._client = client
-        self._account = account
         self._config = config
-        self._terms = terms
-        self._place = Place.of(config.base_url, config.host)
+        self._base = Base.of(config.base_url, config.host)
+        self._pooled = Place.of(self._base.url, account, terms or PUBLIC)
+        idle = config.idle_timeout_seconds
+        self._timeouts = {"connect": config.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
         self._own_headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
         self._own_names = {as_read(name.lower()) for name, _ in self._own_headers}
         self._running = 0
@@ -194,23 +195,20 @@ class HttpUpstream:
         framing = [(b"transfer-encoding", b"chunked")]
         if item.declared_bytes is not None:
             framing = [(b"content-length", b"%d" % item.declared_bytes)]
-        passed = [(name, value) for name, value in item.headers if as_read(name) not in self._own_names]
+        passed = item.headers
+        if self._own_names:
+            passed = [(name, value) for name, value in passed if as_read(name) not in self._own_names]
         return httpx.Request(
             item.method,
-            self._place.url,
-            headers=[(b"host", self._place.host), *passed, *self._own_headers, *framing],
+            self._base.url,
             stream=handover,
             extensions={
-                "target": self._place.target(item.path, item.query),
-                "timeout": self._timeouts(),
-                "account": self._account,
-                "tls": self._terms,
+                "fields": [(b"host", self._base.host), *passed, *self._own_headers, *framing],
+                "target": self._base.target(item.path, item.query),
+                "timeout": self._timeouts,
+                "place": self._pooled,
             },
         )
-
-    def _timeouts(self) -> dict[str, float | None]:
-        idle = self._config.idle_timeout_seconds
-        return {"connect": self._config.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
 
     async def check(self) -> Finding:
         """Look the name up, connect, make TLS, and ask ``HEAD`` of the base URL."""
@@ -235,9 +233,9 @@ class HttpUpstream:
     async def _ask(self) -> Finding:
         request = httpx.Request(
             "HEAD",
-            self._place.url,
-            headers=[(b"host", self._place.host), *self._own_headers],
-            extensions={"timeout": self._timeouts(), "account": self._account, "tls": self._terms},
+            self._base.url,
+            headers=[(b"host", self._base.host), *self._own_headers],
+            extensions={"timeout": self._timeouts, "place": self._pooled},
         )
         try:
             async with asyncio.timeout(self._config.connect_timeout_seconds * 2):

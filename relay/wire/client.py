@@ -4,8 +4,7 @@ A pool for each account (a tenant's destination), address and set of TLS terms: 
 tenants, nor taken by a destination whose terms have changed, and there is no common limit that one tenant could exhaust.
 An idle connection closes itself when the peer does, or after a while.
 
-A request names its account in ``extensions["account"]``, and in ``extensions["tls"]`` its terms where they are not
-everybody's. It is sent again only when that cannot do it twice:
+A request names its place, made once for many, in ``extensions["place"]``. It is sent again only when that cannot do it twice:
 
 (a) a connection that was closed before the first write is passed over; nothing was sent on it;
 (b) on a reused connection that ended without a byte of answer, before any of a body that is not empty was asked for.
@@ -51,13 +50,11 @@ class Place:
     terms: TlsTerms | None
 
     @classmethod
-    def of(cls, request: httpx.Request) -> "Place":
-        """Where a request goes, on its account."""
-        url = request.url
-        terms = request.extensions.get("tls") or PUBLIC
+    def of(cls, url: httpx.URL, account: Account, terms: TlsTerms = PUBLIC) -> "Place":
+        """Where requests to a URL go, on an account."""
         # The host as it is written on the wire: the decoded form of an international name may be looked up as another one.
         host = url.raw_host.decode("ascii")
-        return cls(request.extensions["account"], url.scheme, host, url.port or PORTS[url.scheme], terms if url.scheme == "https" else None)
+        return cls(account, url.scheme, host, url.port or PORTS[url.scheme], terms if url.scheme == "https" else None)
 
 
 class _Answer(httpx.AsyncByteStream):
@@ -91,13 +88,14 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and give its answer as soon as the head is there; ``extensions["turn"]`` tells of the body.
 
+        Who gives the request's fields in ``extensions["fields"]`` finds the answer's in ``turn.headers``, both as they are on the wire.
+
         Raises:
             DependencyFault: no connection could be made; nothing was sent.
             httpx.TransportError: the connection broke or stood still later.
             RelayError: the request's body broke.
         """
-        place = Place.of(request)
-        has_body = request.headers.get("content-length") != "0"
+        place: Place = request.extensions["place"]
         while True:
             channel = self._reuse(place) or await self._connect(place, request)
             turn = Turn(channel, request)
@@ -105,14 +103,15 @@ class Transport(httpx.AsyncBaseTransport):
                 await turn.run()
             except httpx.ReadError:
                 await turn.close()
-                if channel.is_reused and has_body and turn.is_silent and not turn.is_body_asked:
+                if channel.is_reused and turn.declared_bytes != 0 and turn.is_silent and not turn.is_body_asked:
                     continue
                 raise
             except BaseException:
                 await turn.close()
                 raise
             answer = _Answer(turn, channel, place, self)
-            return httpx.Response(turn.status, headers=turn.headers, stream=answer, extensions={"turn": turn})
+            headers = None if "fields" in request.extensions else turn.headers
+            return httpx.Response(turn.status, headers=headers, stream=answer, extensions={"turn": turn})
 
     def _reuse(self, place: Place) -> Channel | None:
         idle = self._idle.get(place, [])

@@ -23,13 +23,14 @@ Everything that is kept is bounded: the answer's head by ``HEAD_LIMIT``, its unr
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import httptools
 import httpx
 
 from relay.errors import RelayError
+from relay.protocols.header_rules import Field
 from relay.wire.channel import Channel
 from relay.wire.pieces import Piece, Take
 
@@ -96,9 +97,9 @@ class Turn:
         self._is_old = False
         self._stalled_since = 0.0
         self._unsent_bytes = 0
-        self._declared_bytes: int | None = None
-        self._rest_bytes: int | None = None
-        self._is_chunked = False
+        self._fields = fields_of(request)
+        self.declared_bytes, self._is_chunked = _framing_of(self._fields)
+        self._rest_bytes = self.declared_bytes
         self._between = b""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -137,9 +138,8 @@ class Turn:
 
     @property
     def _is_small_and_at_hand(self) -> bool:
-        stream = self._request.stream
-        length = self._request.headers.get("content-length")
-        return length is not None and int(length) <= JOIN_LIMIT and isinstance(stream, OutgoingBody) and stream.is_at_hand
+        body, length = self._request.stream, self.declared_bytes
+        return length is not None and length <= JOIN_LIMIT and isinstance(body, OutgoingBody) and body.is_at_hand
 
     async def _pump(self) -> None:
         try:
@@ -168,23 +168,17 @@ class Turn:
 
     def _head(self) -> bytes:
         target: bytes = self._request.extensions.get("target") or self._request.url.raw_path
-        lines = [self._request.method.encode("ascii") + b" " + target + b" HTTP/1.1"]
-        for name, value in self._request.headers.raw:
-            lines.append(name + b": " + value)
-            if name.lower() == b"content-length":
-                self._declared_bytes = int(value)
+        lines = [self._request.method.encode("ascii") + b" " + target + b" HTTP/1.1", *map(b": ".join, self._fields)]
         head = b"\r\n".join([*lines, b"", b""])
         if head.count(b"\r\n") != len(lines) + 1 or head.count(b"\n") != len(lines) + 1 or b"\0" in head:
             raise httpx.LocalProtocolError("a header field holds a line break")
         return head
 
     async def _send_body(self) -> None:
-        self._rest_bytes = self._declared_bytes
-        self._is_chunked = b"transfer-encoding" in {name.lower() for name, _ in self._request.headers.raw}
         stream = self._request.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
         body = stream if isinstance(stream, OutgoingBody) else _Iterated(stream)
-        while self._declared_bytes != 0 and not await self._pour(body):
+        while self.declared_bytes != 0 and not await self._pour(body):
             if not self._channel.is_open:
                 return
             self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
@@ -412,3 +406,24 @@ class Turn:
             self._fail(httpx.WriteTimeout("the destination takes nothing"))
         else:
             self._fail(httpx.ReadTimeout("no answer in time"))
+
+
+def fields_of(request: httpx.Request) -> Sequence[Field]:
+    """The header fields of a request, as they are written: ``extensions["fields"]``, or those of any request of httpx.
+
+    ``httpx.Headers`` would decode, encode and compare them again, which costs as much as to send a small body.
+    """
+    fields: Sequence[Field] | None = request.extensions.get("fields")
+    return request.headers.raw if fields is None else fields
+
+
+def _framing_of(fields: Sequence[Field]) -> tuple[int | None, bool]:
+    """The declared length of a body in bytes, and whether it is chunked."""
+    length, is_chunked = None, False
+    for name, value in fields:
+        known = name.lower()
+        if known == b"content-length":
+            length = int(value)
+        elif known == b"transfer-encoding":
+            is_chunked = True
+    return length, is_chunked

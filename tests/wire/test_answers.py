@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from relay.settings import DnsSettings
-from relay.wire.client import Account, Transport, make_client
+from relay.wire.client import Account, Place, Transport, make_client
 from relay.wire.names import Names
 from tests.support.loops import LOOPS, run_in
 from tests.support.raw_client import RawClient
@@ -60,15 +60,9 @@ async def hostile() -> AsyncIterator[Hostile]:
 
 async def our_reading(client: httpx.AsyncClient, port: int, number: int, method: str) -> AnswerReading:
     """Send a request and read its answer as bytes of the row."""
-    request = httpx.Request(
-        method,
-        f"http://127.0.0.1:{port}/{number}",
-        content=b"abc",
-        extensions={
-            "account": Account("acme", str(number)),
-            "timeout": {"connect": 5, "read": IDLE_SECONDS},
-        },
-    )
+    url = httpx.URL(f"http://127.0.0.1:{port}/{number}")
+    place = Place.of(url, Account("acme", str(number)))
+    request = httpx.Request(method, url, content=b"abc", extensions={"place": place, "timeout": {"connect": 5, "read": IDLE_SECONDS}})
     reading = AnswerReading()
     try:
         response = await client.send(request, stream=True)

@@ -345,8 +345,8 @@ def test_no_secret_is_in_the_text_of_terms_and_places(authority: Certificate) ->
 
 def test_an_international_host_is_asked_for_as_it_is_written() -> None:
     client = make_client(Transport(Names(DnsSettings()), lambda _host, _address: True, ssl.create_default_context()))
-    request = client.build_request("GET", "https://xn--strae-oqa.example/", extensions={"account": Account("a", "b")})
-    assert Place.of(request).host == "xn--strae-oqa.example"
+    request = client.build_request("GET", "https://xn--strae-oqa.example/")
+    assert Place.of(request.url, Account("a", "b")).host == "xn--strae-oqa.example"
 
 
 # ── early answers ────────────────────────────────────────────────────────────────────────────────
