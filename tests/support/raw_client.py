@@ -7,6 +7,7 @@ half-close, a reset. It never adds, corrects or retries anything.
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -47,10 +48,13 @@ class RawClient:
         assert await client.end() == "fin"
     """
 
-    def __init__(self, host: str, port: int, *, seconds: float = 10.0, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, *, seconds: float = 10.0, receive_buffer: int | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
         self._address = (host, port)
         self._seconds = seconds
         self._receive_buffer = receive_buffer
+        self._context = context
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -62,7 +66,9 @@ class RawClient:
         raw.setblocking(False)
         async with asyncio.timeout(self._seconds):
             await asyncio.get_running_loop().sock_connect(raw, self._address)
-            self._reader, self._writer = await asyncio.open_connection(sock=raw)
+            self._reader, self._writer = await asyncio.open_connection(
+                sock=raw, ssl=self._context, server_hostname=self._address[0] if self._context is not None else None
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,6 +87,8 @@ class RawClient:
         Raises:
             OSError: the server has reset the connection.
         """
+        if self._writer.is_closing():  # the one loop drops what is written then, the other one complains in its own words
+            raise ConnectionResetError
         self._writer.write(data)
         async with asyncio.timeout(self._seconds):
             await self._writer.drain()

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from relay.app import Services, create_app
 from relay.cli.http_server import configure_server
 from relay.settings import Settings, load_settings
+from tests.support.certificates import Certificate
 from tests.support.waiting import until
 
 ADMIN_TOKEN = "operator-token-of-the-tests"
@@ -52,7 +53,7 @@ class RunningRelay:
         self.url = url
         self.admin = admin
         self.settings = settings
-        host, _, port = url.removeprefix("http://").partition(":")
+        host, _, port = url.rpartition("/")[2].partition(":")
         self.address = (host, int(port))
 
     @property
@@ -111,10 +112,12 @@ class RunningRelay:
 
 
 @contextlib.asynccontextmanager
-async def running_relay(database_url: str, folder: Path, *, http: str | None = None, **variables: str) -> AsyncIterator[RunningRelay]:
+async def running_relay(
+    database_url: str, folder: Path, *, http: str | None = None, certificate: str | None = None, **variables: str
+) -> AsyncIterator[RunningRelay]:
     """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
-    ``http`` names another protocol class of uvicorn's than our own.
+    ``http`` names another protocol class of uvicorn's than our own. ``certificate`` is a file: it is served over TLS, by uvicorn's means.
     """
     settings = load_settings(
         {
@@ -134,14 +137,16 @@ async def running_relay(database_url: str, folder: Path, *, http: str | None = N
     config = configure_server(app, settings)
     if http is not None:
         config.http = http
+    config.ssl_certfile = certificate
+    context = Certificate(Path(certificate)).client_context() if certificate is not None else None
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started or serving.done())
         assert server.started, "the relay did not start; its log says why"
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        url = f"{'http' if context is None else 'https'}://127.0.0.1:{listening.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False) as admin:
+        async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False, verify=context or True) as admin:
             yield RunningRelay(app, url, admin, settings)
     finally:
         server.should_exit = True

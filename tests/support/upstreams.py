@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Upstream:
     kernel's, which ``receive_buffer`` (bytes) makes small.
     """
 
-    def __init__(self, conduct: Conduct | None = None, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, conduct: Conduct | None = None, *, receive_buffer: int | None = None, context: ssl.SSLContext | None = None) -> None:
         self.conduct = conduct or Conduct()
         self.requests: list[Recorded] = []
         self.connections = 0
@@ -108,13 +109,16 @@ class Upstream:
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._read_bytes = min(READ_BYTES, receive_buffer or READ_BYTES)
+        self._context = context
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._changed = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         self._socket.bind(("127.0.0.1", 0))
-        self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=max(HEAD_BYTES, self._read_bytes))
+        self._server = await asyncio.start_server(
+            self._accept, sock=self._socket, limit=max(HEAD_BYTES, self._read_bytes), ssl=self._context
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,7 +143,7 @@ class Upstream:
     @property
     def url(self) -> str:
         """Its base URL, without a trailing slash."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._context is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def open_connections(self) -> int:
