@@ -22,6 +22,8 @@ INFORMATIONAL: Final = "http.response.informational"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JOIN_LIMIT: Final = 64 * 1024
 """Up to this size an answer's piece is copied behind its head or frame rather than written by itself (bytes)."""
+PIECE_COST: Final = 64
+"""What a piece takes at least, however few bytes are in it: a client chooses how many it sends them in (bytes)."""
 
 _STATUS_LINES: Final[dict[int, bytes]] = {
     int(status): f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode() for status in HTTPStatus
@@ -75,7 +77,7 @@ class Exchange:
     def feed(self, piece: bytes) -> None:
         """Bytes of the body have come."""
         self._pieces.append(piece)
-        self.unread_bytes += len(piece)
+        self.unread_bytes += max(len(piece), PIECE_COST)
         self._news.set()
 
     def end(self) -> None:
