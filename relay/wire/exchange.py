@@ -98,6 +98,10 @@ class Exchange:
         if not self.is_whole and self.on_departure is not None:
             self.on_departure()
 
+    def drop(self) -> None:
+        """The app has ended; what it did not take is dropped at once, whoever still remembers the exchange."""
+        self._pieces.clear()
+
     def answer(self, status: int, fields: list[Field], body: bytes) -> None:
         """Answer without the app."""
         self._start(status, [*fields, (b"content-length", b"%d" % len(body))])
