@@ -25,6 +25,8 @@ INFORMATIONAL: Final = "http.response.informational"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 JOIN_LIMIT: Final = 64 * 1024
 """Up to this size an answer's piece is copied behind its head or frame rather than written by itself (bytes)."""
+PIECE_COST: Final = 64
+"""What a piece takes at least, however few bytes are in it: a client chooses how many it sends them in (bytes)."""
 
 _STATUS_LINES: Final[dict[int, bytes]] = {
     int(status): f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode() for status in HTTPStatus
@@ -92,7 +94,7 @@ class Exchange:
         """Bytes of the body have come."""
         if self._take is None:
             self._pieces.append(bytes(piece))
-            self.unread_bytes += len(piece)
+            self.unread_bytes += max(len(piece), PIECE_COST)
             self._news.set()
         elif not self._take(piece):
             self._take = None
@@ -116,6 +118,10 @@ class Exchange:
         self._news.set()
         if not self.is_whole and self.on_departure is not None:
             self.on_departure()
+
+    def drop(self) -> None:
+        """The app has ended; what it did not take is dropped at once, whoever still remembers the exchange."""
+        self._pieces.clear()
 
     def answer(self, status: int, fields: list[Field], body: bytes) -> None:
         """Answer without the app."""
@@ -154,12 +160,9 @@ class Exchange:
         self._continue()
         self._is_full = False
         while True:
-            while self._pieces:
-                piece = self._pieces.pop(0)
-                self.unread_bytes -= len(piece)
-                if not take(piece):
-                    self._is_full = True
-                    return Poured.FULL
+            if self._pieces and not take(self._taken()):
+                self._is_full = True
+                return Poured.FULL
             if self.is_whole:
                 self._is_end_told = True
                 return Poured.ENDED
@@ -194,10 +197,15 @@ class Exchange:
             if not self.is_started:
                 self._carrier.write(CONTINUE)
 
-    def _hand_over(self) -> dict[str, Any]:
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+    def _taken(self) -> bytes:
+        """Take what has come, in one piece."""
+        taken = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self.unread_bytes = 0
+        return taken
+
+    def _hand_over(self) -> dict[str, Any]:
+        body = self._taken()
         self._is_end_told = self.is_whole
         if not self.is_whole:
             self._carrier.read_on()

@@ -331,6 +331,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception:
             logger.exception("the app failed")
         finally:
+            exchange.drop()
             if not exchange.is_complete and not self.is_gone:
                 self.cut()
 

@@ -37,6 +37,9 @@ from relay.wire.pieces import Piece, Take
 HEAD_LIMIT: Final = 64 * 1024
 RECEIVE_LIMIT: Final = 256 * 1024
 JOIN_LIMIT: Final = 64 * 1024
+PIECE_COST: Final = 64
+"""What a piece takes at least, however few bytes are in it: a service chooses how many it sends them in (bytes)."""
+
 INTERIM_MOST: Final = 10_000
 INTERIM_BYTES: Final = 64 * 1024 + 256 * INTERIM_MOST
 _SWITCHING: Final = 101
@@ -336,7 +339,7 @@ class Turn:
         """For the parser."""
         if not self.is_answered:
             self._pieces.append(data)
-            self._unread_bytes += len(data)
+            self._unread_bytes += max(len(data), PIECE_COST)
             self._news.set()
 
     def on_message_complete(self) -> None:

@@ -29,10 +29,12 @@ class PaperTransport(asyncio.Transport):
         protocol.connection_made(self)
 
     async def give(self, pieces: Iterable[bytes], *, turns: int = 0) -> None:
-        """Let these bytes come, one read a piece at most, with so many turns of the loop in between; less than all where it closes."""
+        """Let these bytes come, a read for each piece, with so many turns of the loop in between; no more once nothing is read."""
         for piece in pieces:
             at = 0
-            while at < len(piece) and await self._is_reading():
+            while at < len(piece):
+                if not await self._is_reading():
+                    return
                 view = memoryview(self._protocol.get_buffer(-1))
                 count = min(len(view), len(piece) - at)
                 view[:count] = piece[at : at + count]

@@ -112,10 +112,13 @@ class RunningRelay:
 
 
 @contextlib.asynccontextmanager
-async def running_relay(database_url: str, folder: Path, *, http: str | None = None, **variables: str) -> AsyncIterator[RunningRelay]:
+async def running_relay(
+    database_url: str, folder: Path, *, http: str | None = None, certificate: str | None = None, **variables: str
+) -> AsyncIterator[RunningRelay]:
     """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
-    ``http`` names another protocol class of uvicorn's than our own. With ``RELAY_TLS_CERTIFICATE`` its URL is ``https://``.
+    ``http`` names another protocol class of uvicorn's than our own. With ``RELAY_TLS_CERTIFICATE``, or a ``certificate`` (a file of both
+    parts), its URL is ``https://``: TLS is made by our own means, or by uvicorn's under another class.
     """
     settings = load_settings(
         {
@@ -126,6 +129,7 @@ async def running_relay(database_url: str, folder: Path, *, http: str | None = N
             "RELAY_DISK_ROOT": str(folder / "disk"),
             "RELAY_EGRESS_ALLOW": "127.0.0.0/8",
             "RELAY_SHUTDOWN_TIMEOUT": "2",
+            **({"RELAY_TLS_CERTIFICATE": certificate, "RELAY_TLS_KEY": certificate} if certificate is not None and http is None else {}),
             **variables,
         }
     )
@@ -135,14 +139,16 @@ async def running_relay(database_url: str, folder: Path, *, http: str | None = N
     config = configure_server(app, settings)
     if http is not None:
         config.http = http
+        config.ssl_certfile = certificate
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started or serving.done())
         assert server.started, "the relay did not start; its log says why"
-        url = f"{'https' if settings.tls.is_on else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
+        is_tls = certificate is not None or settings.tls.is_on
+        url = f"{'https' if is_tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        trust = ssl.create_default_context(cafile=settings.tls.certificate) if settings.tls.is_on else False  # what there is none of
+        trust = ssl.create_default_context(cafile=certificate or settings.tls.certificate) if is_tls else False  # what there is none of
         async with httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False, verify=trust) as admin:
             yield RunningRelay(app, url, admin, settings)
     finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.certificates import Certificate, make_certificate
+from tests.support.certificates import Certificate
 from tests.support.postgres import TemplateServer
 from tests.support.raw_client import Answer, ConnectionEnded, RawClient
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay
@@ -134,10 +133,11 @@ def status_seen(answer: Answer) -> int:
 class Relays:
     """One running relay for each set of settings that the table uses."""
 
-    def __init__(self, server: TemplateServer, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, server: TemplateServer, folder: Path, stack: AsyncExitStack, **ways: str) -> None:
         self._server = server
         self._folder = folder
         self._stack = stack
+        self._ways = ways
         self._running: dict[str, RunningRelay] = {}
 
     async def of(self, settings: dict[str, str]) -> RunningRelay:
@@ -146,7 +146,7 @@ class Relays:
         if name not in self._running:
             folder = self._folder / str(len(self._running))
             url = await self._stack.enter_async_context(self._server.database())
-            self._running[name] = await self._stack.enter_async_context(running_relay(url, folder, **settings))
+            self._running[name] = await self._stack.enter_async_context(running_relay(url, folder, **self._ways, **settings))
         return self._running[name]
 
 
@@ -157,38 +157,21 @@ async def relays(postgres_server: TemplateServer, tmp_path_factory: pytest.TempP
         yield Relays(postgres_server, tmp_path_factory.mktemp("hazards"), stack)
 
 
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """What the relays show that speak TLS."""
-    return make_certificate(tmp_path_factory.mktemp("front"))
-
-
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hazard", HAZARDS, ids=[hazard["name"] for hazard in HAZARDS])
 async def test_hazard(hazard: dict[str, Any], relays: Relays) -> None:
     await check_hazard(hazard, await relays.of(hazard.get("settings", {})))
 
 
-OVER_TLS = [hazard for hazard in HAZARDS if "half_close" not in hazard["client"]]
-"""TLS has no half-close that both sides of it keep: its end ends both directions."""
-
-
-@pytest.mark.full
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("hazard", OVER_TLS, ids=[hazard["name"] for hazard in OVER_TLS])
-async def test_hazard_over_tls(hazard: dict[str, Any], relays: Relays, front: Certificate) -> None:
-    named = {"RELAY_TLS_CERTIFICATE": str(front.path), "RELAY_TLS_KEY": str(front.path)}
-    relay = await relays.of(hazard.get("settings", {}) | named)
-    await check_hazard(hazard, relay, front.client_context())
-
-
-async def check_hazard(hazard: dict[str, Any], relay: RunningRelay, tls: ssl.SSLContext | None = None) -> None:
+async def check_hazard(hazard: dict[str, Any], relay: RunningRelay, certificate: Certificate | None = None) -> None:
     """Do as the row says, and see that what it expects has come of it."""
     expected = hazard["expect"]
+    context = certificate.server_context() if certificate is not None else None
+    trusting = certificate.client_context() if certificate is not None else None
     tenant = await relay.tenant(hazard["name"].replace("_", "-"))
-    async with Upstream(conduct_of(hazard.get("upstream", {}))) as upstream:
+    async with Upstream(conduct_of(hazard.get("upstream", {})), tls=context) as upstream:
         await relay.http_destination(tenant, upstream.url, **hazard.get("destination", {}))
-        async with RawClient(*relay.address, tls=tls) as client:
+        async with RawClient(*relay.address, tls=trusting) as client:
             conversation = Conversation(client, upstream, tenant, [])
             for step in hazard["client"]:
                 await conversation.take(step)
@@ -203,7 +186,7 @@ async def check_hazard(hazard: dict[str, Any], relay: RunningRelay, tls: ssl.SSL
 def check_problem(answers: list[Answer], expected: dict[str, Any]) -> None:
     """A refusal that is ours is a problem with the expected code."""
     code = expected.get("refusal", expected.get("code"))
-    if answers and answers[-1].status >= 400 and code is not None:
+    if answers and answers[-1].status >= 400 and code:
         assert answers[-1].value("content-type") == "application/problem+json"
         problem = json.loads(answers[-1].body)
         assert (problem["code"], problem["status"]) == (code, answers[-1].status)
