@@ -13,8 +13,8 @@ from uvicorn.server import ServerState
 from relay.cli.http_server import refusal_of
 from relay.settings import MemorySettings
 from relay.wire.channel import Channel
-from relay.wire.exchange import EXTENSION, Exchange
-from relay.wire.intake import LARGEST, Intake
+from relay.wire.exchange import EXTENSION, UNREAD_LIMIT, Exchange
+from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
 from relay.wire.turn import RECEIVE_LIMIT, Turn
 from tests.support.paper_transport import PaperTransport
@@ -49,8 +49,8 @@ async def test_small_pieces_of_a_body_that_nobody_takes_are_held_within_the_boun
     transport = connect(deaf)
     await transport.give([POST % (4 * MIB)], turns=2)
     await transport.give([b"xy"] * 200_000)
-    assert held[0].unread_bytes > LARGEST  # reading has stopped
-    assert cost_of(held[0]._pieces) <= COST_MOST * LARGEST
+    assert held[0].unread_bytes > UNREAD_LIMIT  # reading has stopped
+    assert cost_of(held[0]._pieces) <= COST_MOST * UNREAD_LIMIT
     transport.abort()
 
 

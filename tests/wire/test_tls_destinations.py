@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import socket
 import ssl
 import threading
@@ -227,8 +228,14 @@ def outspoken(context: ssl.SSLContext) -> Iterator[int]:
             while True:
                 plain, _ = listening.accept()
                 plain.settimeout(5)
-                with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as secured:
-                    secured.recv(1)
+                with context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as secured:
+                    try:
+                        secured.do_handshake()
+                        secured.recv(1)
+                    except OSError:  # what it says of the certificate is on its way: a reset would overtake it
+                        with contextlib.suppress(OSError):
+                            while os.read(secured.fileno(), 4096):
+                                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve, args=(listening,))
