@@ -88,7 +88,10 @@ class RawClient:
         Raises:
             OSError: the server has reset the connection.
         """
-        self._writer.write(data)
+        try:
+            self._writer.write(data)
+        except RuntimeError as error:  # what uvloop says of a connection that is lost
+            raise ConnectionResetError from error
         async with asyncio.timeout(self._seconds):
             await self._writer.drain()
 

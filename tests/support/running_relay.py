@@ -118,8 +118,9 @@ async def running_relay(
     """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
     ``http`` names another protocol class of uvicorn's than our own. With ``RELAY_TLS_CERTIFICATE``, or a ``certificate`` (a file of both
-    parts), its URL is ``https://``: TLS is made by our own means, or by uvicorn's under another class.
+    parts), its URL is ``https://``: TLS is made by our own means, or by uvicorn's under another class or loop.
     """
+    is_front = http is None and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
     settings = load_settings(
         {
             "RELAY_DATABASE_URL": database_url,
@@ -129,7 +130,7 @@ async def running_relay(
             "RELAY_DISK_ROOT": str(folder / "disk"),
             "RELAY_EGRESS_ALLOW": "127.0.0.0/8",
             "RELAY_SHUTDOWN_TIMEOUT": "2",
-            **({"RELAY_TLS_CERTIFICATE": certificate, "RELAY_TLS_KEY": certificate} if certificate is not None and http is None else {}),
+            **({"RELAY_TLS_CERTIFICATE": certificate, "RELAY_TLS_KEY": certificate} if certificate is not None and is_front else {}),
             **variables,
         }
     )
@@ -139,6 +140,7 @@ async def running_relay(
     config = configure_server(app, settings)
     if http is not None:
         config.http = http
+    if not is_front:
         config.ssl_certfile = certificate
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))

@@ -176,10 +176,10 @@ async def test_an_answer_without_a_length_counts_only_if_tls_says_that_it_has_en
         if is_told:
             writer.close()
         else:
-            plain: socket.socket = writer.get_extra_info("socket")
             await asyncio.sleep(0.1)
-            plain.shutdown(socket.SHUT_WR)
-            await reader.read()
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as plain:
+                plain.shutdown(socket.SHUT_WR)
+                await reader.read()
             writer.transport.abort()
 
     context = authority.issue("127.0.0.1").server_context()
