@@ -118,7 +118,7 @@ class Incoming:
 
     async def _pour_messages(self, take: Take) -> bool:
         while (piece := await self.read()) is not None:
-            if not take(piece):
+            if piece and not take(piece):
                 return False
         return True
 

@@ -88,6 +88,7 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
         self._reader: Reader | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._below: asyncio.Transport | None = None
         self._is_lost = False
         self.is_open = False
         self.is_reused = False
@@ -99,6 +100,12 @@ class Channel(asyncio.BufferedProtocol):
         is_plain = transport.get_extra_info("ssl_object") is None
         self._plain: socket.socket | None = transport.get_extra_info("socket") if is_plain else None
         self.is_open = True
+
+    def secure(self, below: asyncio.Transport, secured: asyncio.Transport) -> None:
+        """Speak TLS from now on, by ``secured``; ``below`` is what carries it."""
+        Undertow(below)
+        self._below = below
+        self.connection_made(secured)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -195,12 +202,17 @@ class Channel(asyncio.BufferedProtocol):
         Until ``connection_lost`` returns the descriptor is the connection's own, so it cannot be another's by now. An error is
         left to the loop: it meets the same one with the next write, and ends the connection.
         """
-        if self._plain is None or not self.is_open or self._transport.get_write_buffer_size():
+        if self._plain is None or not self.can_write or self._transport.get_write_buffer_size():
             return 0
         try:
             return os.writev(self._plain.fileno(), (before, data)) if before else os.write(self._plain.fileno(), data)
         except OSError:
             return 0
+
+    @property
+    def can_write(self) -> bool:
+        """False once what is written would be dropped."""
+        return self.is_open and not self._transport.is_closing()
 
     @property
     def is_full(self) -> bool:
@@ -215,7 +227,7 @@ class Channel(asyncio.BufferedProtocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes that the peer has not acknowledged: the transport's and the kernel's."""
-        waiting = self._transport.get_write_buffer_size()
+        waiting = self._transport.get_write_buffer_size() + (self._below.get_write_buffer_size() if self._below is not None else 0)
         plain: socket.socket | None = self._transport.get_extra_info("socket")
         if plain is not None and plain.fileno() >= 0:
             waiting += struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]

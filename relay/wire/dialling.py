@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from relay.errors import DestinationRefusedTls, DestinationTimeout, DestinationUnreachable, EgressDenied
-from relay.wire.channel import Channel, Undertow
+from relay.wire.channel import Channel
 from relay.wire.names import Names
 from relay.wire.tls import Contexts, TlsTerms, explain
 
@@ -81,6 +81,5 @@ async def _secured(transport: asyncio.Transport, channel: Channel, context: ssl.
         raise
     if secured is None:
         raise DestinationRefusedTls
-    Undertow(transport)
-    channel.connection_made(secured)
+    channel.secure(transport, secured)
     return channel

@@ -163,7 +163,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return self._intake.tiny if self._is_dear else self._intake.slice
+        is_next_request = self._state is State.WHOLE  # held until it is its turn, and not counted among those that run
+        return self._intake.tiny if self._is_dear or is_next_request else self._intake.slice
 
     def buffer_updated(self, nbytes: int) -> None:
         self._take(self._intake.buffer, 0, nbytes)
@@ -186,6 +187,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_gone = True
         self._leave_body()
         self._state = State.CLOSED
+        self._held, self._head = bytearray(), bytearray()  # two: somebody may still remember the connection
         self._server.connections.discard(cast("Any", self))
         if self._writable is not None:
             self._writable.set()

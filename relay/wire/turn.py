@@ -166,7 +166,7 @@ class Turn:
     def _write(self, data: Piece) -> None:
         """Write a piece behind what was not written yet."""
         before, self._unwritten = self._unwritten, b""
-        if self._channel.is_open and (before or data):
+        if self._channel.can_write and (before or data):
             self._channel.write(data, before)
 
     def _head(self) -> bytes:
@@ -181,17 +181,23 @@ class Turn:
         stream = self._request.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
         body = stream if isinstance(stream, OutgoingBody) else _Iterated(stream)
-        while self.declared_bytes != 0 and not await self._pour(body):
-            if not self._channel.is_open:
-                return
-            self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
-            await self._channel.drained()
-        if self._rest_bytes:
+        has_ended = self.declared_bytes == 0
+        while not has_ended and self._channel.can_write:
+            has_ended = await self._pour(body)
+            await self._drain()
+        if self._rest_bytes and has_ended:
             raise httpx.LocalProtocolError("less than the declared length")
         self._write(self._between + b"0\r\n\r\n" if self._is_chunked else b"")
-        self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
-        self.is_sent = True
-        self._news.set()
+        if has_ended and self._channel.can_write:  # else something of it was dropped, and was not sent whatever was answered
+            self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+            self.is_sent = True
+            self._news.set()
+
+    async def _drain(self) -> None:
+        """Wait until the destination has taken enough of what was written, or is gone."""
+        if self._channel.is_full:
+            self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+            await self._channel.drained()
 
     async def _pour(self, body: OutgoingBody) -> bool:
         self.is_body_asked = self._is_asking_client = True
@@ -205,6 +211,8 @@ class Turn:
 
     def _send_piece(self, piece: Piece) -> bool:
         """Write a piece of the body; false when the destination must be waited for, or is gone."""
+        if not piece:  # in chunks it would be the end
+            return True
         if self._rest_bytes is not None:
             self._rest_bytes -= len(piece)
             if self._rest_bytes < 0:
@@ -213,7 +221,7 @@ class Turn:
             self._unwritten += self._between + b"%x\r\n" % len(piece)
             self._between = b"\r\n"
         self._write(piece)
-        return self._channel.is_open and not self._channel.is_full
+        return self._channel.can_write and not self._channel.is_full
 
     # ── the answer ───────────────────────────────────────────────────────────────────────────────
 
@@ -240,6 +248,8 @@ class Turn:
         """Wait until the whole body is written, or never will be."""
         while not self.is_sent and self._failure is None and self._channel.is_open:
             await self._wait()
+        if not self.is_sent and self._failure is not None:
+            raise self._failure
         return self.is_sent
 
     async def _wait(self) -> None:
@@ -256,6 +266,7 @@ class Turn:
     def _read_on(self) -> None:
         if self._is_paused:
             self._is_paused = False
+            self._stalled_since = self._loop.time()
             self._channel.resume_reading()
 
     # ── what the connection tells ────────────────────────────────────────────────────────────────
@@ -378,6 +389,7 @@ class Turn:
         is_clean = self.is_sent and self.is_answered and not self.is_spoiled and self._failure is None and self._channel.is_open
         if not is_clean:
             self._channel.abort()
+            self._pieces.clear()
         if self._pump_task is not None and not self._pump_task.done():
             self._stop_pump()
             with contextlib.suppress(asyncio.CancelledError):
@@ -396,7 +408,8 @@ class Turn:
         """See whether the peer has let us wait for too long."""
         assert self._idle_seconds is not None  # noqa: S101 - the timer runs only with it
         now = self._loop.time()
-        is_writing = not self.is_sent and not self._is_asking_client
+        # Who cannot get rid of its answer may well take nothing: then the client is what is waited for.
+        is_writing = not self.is_sent and not self._is_asking_client and not self._is_paused
         is_waiting = is_writing or (self.is_sent and (self._is_reading or not self._headed.done()))
         if not is_waiting:
             self._stalled_since = now
