@@ -25,8 +25,6 @@ from relay.wire.pieces import Piece, Take
 from relay.wire.tls import PUBLIC, TlsTerms
 from relay.wire.turn import OutgoingBody, Turn
 
-ANSWER_PIECE = 64 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Base:
