@@ -64,8 +64,11 @@ venv:
 venv-dev:
 	@$(call install,requirements-dev.lock)
 
-venv-bench:
-	@$(MAKE) locked VENV=bench/.venv LOCK=requirements-bench.lock
+# On the interpreter that Relay runs on: a comparison of two would be none.
+venv-bench: venv
+	@base="$$($(BIN)/python -c 'import os, sys; print(os.path.realpath(sys.executable))')"; \
+	[ "$$(bench/.venv/bin/python -c 'import os, sys; print(os.path.realpath(sys.executable))' 2>/dev/null)" = "$$base" ] || rm -rf bench/.venv; \
+	$(MAKE) locked VENV=bench/.venv LOCK=requirements-bench.lock PYTHON="$$base"
 
 locked:
 	@$(call install,$(LOCK))
