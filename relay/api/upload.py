@@ -34,7 +34,8 @@ from relay.uploads.body import RequestBody
 from relay.uploads.relay import Order, Relay
 
 METHODS = ("POST", "PUT")
-PREFIX = b"/upload/"
+DOOR = "/upload/"
+PREFIX = DOOR.encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

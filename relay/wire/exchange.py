@@ -78,7 +78,8 @@ class Exchange:
         self.unread_bytes = 0
         self.is_whole = False
         self._is_end_told = False
-        self._fault: RelayError | None = None
+        self.fault: RelayError | None = None
+        """Why the body broke, where the client can be told."""
         self._news = asyncio.Event()
         self.awaits_continue = framing.expects_continue
         self.keep_alive = keep_alive and not self._is_old
@@ -108,7 +109,7 @@ class Exchange:
 
     def fail(self, fault: RelayError) -> None:
         """The body will never be whole, and the client can be told why."""
-        self._fault = fault
+        self.fault = fault
         self.keep_alive = False
         self._news.set()
 
@@ -150,11 +151,6 @@ class Exchange:
         """True when ``send`` would not wait."""
         return self._carrier.is_writable
 
-    @property
-    def fault(self) -> RelayError | None:
-        """Why the body broke, where the client can be told."""
-        return self._fault
-
     async def pour(self, take: Take) -> Poured:
         """Give what has come of the body to ``take``, and then what comes, as it comes, until it says that it takes no more."""
         self._continue()
@@ -166,7 +162,7 @@ class Exchange:
             if self.is_whole:
                 self._is_end_told = True
                 return Poured.ENDED
-            if self._carrier.is_gone or self.is_complete or self._fault is not None:
+            if self._carrier.is_gone or self.is_complete or self.fault is not None:
                 return Poured.BROKEN
             self._news.clear()
             self._take = take
@@ -184,8 +180,8 @@ class Exchange:
         while True:
             if self._pieces or (self.is_whole and not self._is_end_told):
                 return self._hand_over()
-            if self._carrier.is_gone or self.is_complete or self._fault is not None:
-                return {"type": "http.disconnect", "fault": self._fault}
+            if self._carrier.is_gone or self.is_complete or self.fault is not None:
+                return {"type": "http.disconnect", "fault": self.fault}
             self._news.clear()
             self._carrier.read_on()
             await self._news.wait()
