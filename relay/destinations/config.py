@@ -58,7 +58,12 @@ _NOT_THE_OWNERS = frozenset(name.decode() for name in HOP_BY_HOP) | {
 }
 
 
-def _checked_base_url(value: str) -> str:
+def checked_base_url(value: str) -> str:
+    """Judge a URL that requests are sent to.
+
+    Raises:
+        ValueError: says what to do instead.
+    """
     if not _URL_CHARACTERS.fullmatch(value) or "\\" in value or _BROKEN_ESCAPE.search(value):
         raise ValueError("use a URL of printable ASCII, everything else percent-encoded")
     if "?" in value or "#" in value:
@@ -123,7 +128,12 @@ def _checked_directory(value: str) -> str:
     return value
 
 
-def _checked_key_template(value: str) -> str:
+def checked_key_template(value: str) -> str:
+    """Judge a template of object keys.
+
+    Raises:
+        ValueError: says what to do instead.
+    """
     if value.count("{path}") != 1 or set(value.replace("{path}", "")) & set("{}"):
         raise ValueError("use {path} exactly once, and no other braces")
     _check_relative(value.replace("{path}", "path"))
@@ -162,11 +172,13 @@ def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
 Seconds = Annotated[int | float, Field(gt=0, le=86_400)]
 
 
-class _Members(BaseModel):
+class Members(BaseModel):
+    """Members of a config or of secrets: strict, frozen, and never quoted in errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class TlsConfig(_Members):
+class TlsConfig(Members):
     """How an `https` service is known, and how it knows Relay: PEM texts. The service's certificate is always verified."""
 
     ca: Annotated[str, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_certificates)] | None = Field(
@@ -180,10 +192,10 @@ class TlsConfig(_Members):
     )
 
 
-class HttpConfig(_Members):
+class HttpConfig(Members):
     """A tenant's HTTP service. Times are in seconds; ``total_timeout_seconds`` of ``None`` is no limit."""
 
-    base_url: Annotated[str, Field(max_length=2_048), AfterValidator(_checked_base_url)]
+    base_url: Annotated[str, Field(max_length=2_048), AfterValidator(checked_base_url)]
     host: Annotated[str, Field(max_length=261), AfterValidator(_checked_host)] | None = Field(
         None, description="The `Host` that the service is sent; by default that of `base_url`. It changes nothing else."
     )
@@ -213,7 +225,7 @@ class HttpConfig(_Members):
         return {name: value for name, value in members.items() if value is not None or name not in {"host", "tls"}}
 
 
-class TlsSecrets(_Members):
+class TlsSecrets(Members):
     """The key of ``config.tls.client_certificate``."""
 
     client_key: Annotated[SecretStr, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_key)] | None = Field(
@@ -221,7 +233,7 @@ class TlsSecrets(_Members):
     )
 
 
-class HttpSecrets(_Members):
+class HttpSecrets(Members):
     """Header fields that go to a tenant's HTTP service with every upload, and the key of the client certificate."""
 
     headers: Annotated[dict[str, SecretStr], Field(max_length=_HEADERS_MOST), AfterValidator(_checked_headers)] = {}
@@ -233,22 +245,22 @@ class HttpSecrets(_Members):
         return self.tls.client_key.get_secret_value() if self.tls is not None and self.tls.client_key is not None else None
 
 
-class DiskConfig(_Members):
+class DiskConfig(Members):
     """A folder below ``RELAY_DISK_ROOT``; ``key_template`` names the file from the upload's ``{path}``."""
 
     directory: Annotated[str, Field(min_length=1, max_length=_DIRECTORY_LONGEST), AfterValidator(_checked_directory)]
     overwrite: Literal["refuse", "replace"] = "refuse"
-    key_template: Annotated[str, Field(max_length=_DIRECTORY_LONGEST), AfterValidator(_checked_key_template)] = "{path}"
+    key_template: Annotated[str, Field(max_length=_DIRECTORY_LONGEST), AfterValidator(checked_key_template)] = "{path}"
 
 
-class NoSecrets(_Members):
+class NoSecrets(Members):
     """Of a kind that has no credentials."""
 
 
-_MODELS: Mapping[str, type[_Members]] = {"http": HttpConfig, "disk": DiskConfig}
+_MODELS: Mapping[str, type[Members]] = {"http": HttpConfig, "disk": DiskConfig}
 Config = HttpConfig | DiskConfig
 Secrets = HttpSecrets | NoSecrets
-Model = TypeVar("Model", bound=_Members)
+Model = TypeVar("Model", bound=Members)
 
 
 def parse_http_config(config: Mapping[str, Any]) -> HttpConfig:
