@@ -14,12 +14,12 @@ from relay.api.admin.destinations import DestinationPayload, FindingPayload
 from relay.api.admin.payloads import Listing
 from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
 from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
-from relay.destinations.config import CLIENT_KEY
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.egress import Egress
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.registry import DestinationChange, DestinationDraft
 from relay.destinations.sealing import Sealer
+from relay.destinations.tls_config import CLIENT_KEY
 from relay.errors import DestinationMisconfigured, DestinationNotFound
 from relay.tenants import owned_destinations, registry, resealing
 from relay.wire.client import Transport, make_client
