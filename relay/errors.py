@@ -105,6 +105,13 @@ class RangeRefused(ClientFault):
     advice = "This destination stores whole files: send the whole file without Content-Range."
 
 
+class MetadataInvalid(ClientFault):
+    code = "metadata_invalid"
+    status = 400
+    title = "Metadata invalid"
+    advice = "A field that is to be kept with the object cannot be. Send printable ASCII, and at most 2,048 bytes of X-Object-Meta fields."
+
+
 class DigestUnsupported(ClientFault):
     code = "digest_unsupported"
     status = 400

@@ -109,6 +109,7 @@ _OBJECT = {
     "field": None,
     "sha256": SHA256,
     "etag": None,
+    "version": None,
 }
 
 SCHEMAS: dict[str, Any] = {
@@ -150,7 +151,7 @@ SCHEMAS: dict[str, Any] = {
     "StoredObject": {
         "type": "object",
         "description": "One finished object. `size` is in bytes, `sha256` in hex.",
-        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag"],
+        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag", "version"],
         "properties": {
             "key": _TEXT,
             "size": {"type": "integer", "minimum": 0},
@@ -159,6 +160,7 @@ SCHEMAS: dict[str, Any] = {
             "field": {"type": ["string", "null"]},
             "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
             "etag": {"type": ["string", "null"]},
+            "version": {"type": ["string", "null"]},
         },
         "examples": [_OBJECT],
     },

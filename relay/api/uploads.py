@@ -54,6 +54,7 @@ _STORED: dict[str, Any] = {
     "field": None,
     "sha256": SHA256,
     "etag": None,
+    "version": None,
 }
 _EXAMPLE: dict[str, Any] = {
     "upload_id": UPLOAD_ID,
@@ -130,6 +131,7 @@ class StoredPayload(Payload):
     field: str | None = None
     sha256: str | None = None
     etag: str | None = None
+    version: str | None = None
 
 
 class DigestsPayload(Payload):

@@ -81,7 +81,7 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One finished thing in a store. ``size`` is in bytes, ``sha256`` in hex."""
+    """One finished thing in a store. ``size`` is in bytes, ``sha256`` in hex; ``version`` is that of a store that keeps several."""
 
     key: str
     size: int
@@ -90,6 +90,7 @@ class StoredObject:
     field: str | None
     sha256: str
     etag: str | None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

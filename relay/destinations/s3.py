@@ -24,7 +24,7 @@ from relay.wire.client import Account
 from relay.wire.tls import TlsTerms
 
 KEY_LONGEST: Final = 1_024
-CLOCKS_DIFFER: Final = timedelta(minutes=15)
+CLOCKS_DIFFER: Final = timedelta(minutes=1)
 BEGUN_WITHIN: Final = timedelta(minutes=5)
 """How long after its note a multipart upload may have been begun."""
 
@@ -69,7 +69,7 @@ class S3Store:
             raise PathInvalid(f"The name {PROBE} is Relay's own. Choose another path.")
 
     def begin(self, new: NewObject) -> ObjectWriter:
-        """Begin an object. Nothing is done before the first call to the writer."""
+        """Begin an object. Nothing is done before the writer is opened."""
         return S3Writer(self.place, new)
 
     async def check(self) -> Finding:

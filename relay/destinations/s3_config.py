@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from relay.destinations.config import Members, Seconds, TlsConfig, TlsSecrets, checked_base_url, checked_key_template
-from relay.errors import FieldError, RequestInvalid
+from relay.destinations.addresses import BaseUrl
+from relay.destinations.keys import KeyTemplateText
+from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, misfit
+from relay.destinations.tls_config import CLIENT_KEY, TlsConfig, TlsSecrets, check_identity, find_client_key
 
 SMALLEST_PART = 5 << 20
 LARGEST_PART = 5 << 30
@@ -71,7 +73,7 @@ Bucket = Annotated[str, AfterValidator(_checked_bucket)]
 Credential = Annotated[SecretStr, Field(max_length=4_096), AfterValidator(_checked_credential)]
 
 
-class BucketConfig(Members):
+class BucketConfig(ConfigMembers):
     """What buckets of every maker have in common. Times are in seconds."""
 
     bucket: Bucket
@@ -79,13 +81,11 @@ class BucketConfig(Members):
         "", description="The folder of the bucket in which every object lies."
     )
     region: Annotated[str, AfterValidator(_checked_region)] = "us-east-1"
-    endpoint_url: Annotated[str, Field(max_length=2_048), AfterValidator(checked_base_url)] | None = Field(
-        None, description="Where the store is; by default the maker's own address."
-    )
+    endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default the maker's own address.")
     path_style: bool | None = Field(
         None, description="True: the bucket is named in the path. False: in the host. By default in the path where `endpoint_url` is given."
     )
-    key_template: Annotated[str, Field(max_length=1_024), AfterValidator(checked_key_template)] = "{path}"
+    key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
     part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] = Field(
         8 << 20, description="The size of a part; a larger object gets larger ones."
@@ -109,6 +109,16 @@ class BucketConfig(Members):
         if self.tls is not None and not self.url.startswith("https:"):
             raise ValueError("tls belongs to an endpoint_url of https://: change that, or set tls to null")
         return self
+
+    def check_beside(self, secret_names: Sequence[str], reveal: Reveal) -> None:
+        """Check that there are credentials of exactly one origin, and that the client certificate and its key belong together."""
+        has_own = any(name != CLIENT_KEY for name in secret_names)
+        if self.ambient_credentials and has_own:
+            message = "Leave out either the credentials or config.ambient_credentials."
+            raise misfit(("secrets",), "credentials_ambiguous", message)
+        if not self.ambient_credentials and not has_own:
+            raise misfit(("secrets",), "credentials_missing", "Give credentials, or set config.ambient_credentials.")
+        check_identity(self.tls, find_client_key(reveal()) if CLIENT_KEY in secret_names else None)
 
     @property
     def url(self) -> str:
@@ -151,13 +161,28 @@ class GcsConfig(BucketConfig):
         return self.endpoint_url or GOOGLE_ENDPOINT
 
 
-class S3Secrets(Members):
-    """An access key, perhaps of a session."""
+class BucketSecrets(SecretMembers):
+    """What opens a bucket of any maker."""
 
     access_key_id: Credential | None = None
     secret_access_key: Credential | None = None
-    session_token: Credential | None = None
     tls: TlsSecrets | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Give them as plain JSON, to be sealed."""
+        key = self.tls.client_key if self.tls is not None else None
+        return super().plain() | ({"tls": {"client_key": key.get_secret_value()}} if key is not None else {})
+
+    @staticmethod
+    def names(plain: Mapping[str, Any]) -> list[str]:
+        """Name them, and the client's key."""
+        return [CLIENT_KEY if name == "tls" else name for name in plain]
+
+
+class S3Secrets(BucketSecrets):
+    """An access key, perhaps of a session."""
+
+    session_token: Credential | None = None
 
     @model_validator(mode="after")
     def _check_pair(self) -> Self:
@@ -167,17 +192,10 @@ class S3Secrets(Members):
             raise ValueError("a session_token belongs to an access_key_id")
         return self
 
-    @property
-    def is_empty(self) -> bool:
-        """True when there is nothing to sign with."""
-        return self.access_key_id is None
 
-
-class GcsSecrets(Members):
+class GcsSecrets(BucketSecrets):
     """A service account's key, or an HMAC key."""
 
-    access_key_id: Credential | None = None
-    secret_access_key: Credential | None = None
     service_account: Annotated[SecretStr, Field(max_length=_SERVICE_ACCOUNT_LONGEST), AfterValidator(_checked_service_account)] | None = (
         None
     )
@@ -190,31 +208,3 @@ class GcsSecrets(Members):
         if self.service_account is not None and self.access_key_id is not None:
             raise ValueError("give either service_account or an HMAC key")
         return self
-
-    @property
-    def is_empty(self) -> bool:
-        """True when there is nothing to sign with."""
-        return self.access_key_id is None and self.service_account is None
-
-
-def check_credentials(config: BucketConfig, secrets: S3Secrets | GcsSecrets) -> None:
-    """Check that there are credentials of exactly one origin.
-
-    Raises:
-        RequestInvalid: a tenant's own beside the machine's, or none at all.
-    """
-    if config.ambient_credentials and not secrets.is_empty:
-        message = "Leave out either the credentials or config.ambient_credentials."
-        raise RequestInvalid(errors=[FieldError(("body", "secrets"), "credentials_ambiguous", message)])
-    if not config.ambient_credentials and secrets.is_empty:
-        message = "Give credentials, or set config.ambient_credentials."
-        raise RequestInvalid(errors=[FieldError(("body", "secrets"), "credentials_missing", message)])
-
-
-def plain_secrets(secrets: S3Secrets | GcsSecrets) -> Mapping[str, Any]:
-    """The secrets as plain JSON, to be sealed."""
-    found = {name: getattr(secrets, name) for name in type(secrets).model_fields if name != "tls"}
-    plain: dict[str, Any] = {name: value.get_secret_value() for name, value in found.items() if value is not None}
-    if secrets.tls is not None and secrets.tls.client_key is not None:
-        plain["tls"] = {"client_key": secrets.tls.client_key.get_secret_value()}
-    return plain

@@ -31,6 +31,7 @@ from relay.errors import ClientFault, DestinationBroke, DestinationMisconfigured
 
 CLEAN_UP_SECONDS: Final = 5.0
 CLEAN_UP_PATIENCE: Final = Patience(tries=4, first_pause=0.1, longest_pause=1.0, total=CLEAN_UP_SECONDS)
+FEW_BYTES: Final = 64 << 10
 FORGET_PAUSES: Final = (0.1, 0.3, 1.0)
 
 _UNKNOWN: Final = "The store gave no answer to the request that publishes, and what stands there cannot be told. What it kept is unknown."
@@ -73,6 +74,23 @@ class S3Writer:
     def crc32c(self) -> str:
         """CRC-32C of what was written, in hex."""
         return self._digests.crc32c
+
+    async def open(self) -> None:
+        """Where nothing may be replaced, ask whether the key is taken before the bytes come; few bytes are not worth the question.
+
+        Raises:
+            ObjectExists: it is.
+            DependencyFault: the store cannot be reached, or refuses.
+        """
+        declared = self._new.declared_bytes
+        if self._place.is_refusing and not self._place.is_blind and (declared is None or declared > FEW_BYTES):
+            try:
+                standing = await self._bucket.head(self._key)
+            except DestinationMisconfigured:  # these credentials may not know: the condition of the publication counts
+                self._place.is_blind = True
+            else:
+                if standing is not None:
+                    raise ObjectExists
 
     # ── the bytes ────────────────────────────────────────────────────────────────────────────────
 
@@ -157,16 +175,14 @@ class S3Writer:
             self._failure = self._failure or error
 
     async def _create(self) -> None:
-        """Begin the multipart upload; where the key is taken, it is said now and not after all bytes."""
-        if self._place.is_refusing and not self._place.is_blind and await self._find_standing() is not None:
-            raise ObjectExists
+        """Begin the multipart upload."""
         # Whoever gives up meanwhile needs the upload's id to abort it.
         self._creating = asyncio.get_running_loop().create_task(self._begin_upload(), name="begin a multipart upload")
         await asyncio.shield(self._creating)
 
     async def _begin_upload(self) -> None:
         try:
-            self._note = self._place.tools.notes.begin(self._place.destination, self._key)
+            self._note = self._place.begin_note(self._key)
         except OSError:
             log.exception("a multipart upload cannot be noted; it is begun all the same")
         try:
@@ -177,14 +193,6 @@ class S3Writer:
             raise
         if self._note is not None:
             self._note.learn(self._upload_id)
-
-    async def _find_standing(self) -> Standing | None:
-        """What stands there, if these credentials may know it; the condition of the publication counts."""
-        try:
-            return await self._bucket.head(self._key)
-        except DestinationMisconfigured:
-            self._place.is_blind = True
-            return None
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 

@@ -127,9 +127,22 @@ class S3Place:
             note.abandon()
         return is_taken
 
+    @property
+    def address(self) -> str:
+        """Where the bucket is, and which it is."""
+        return f"{self.config.url} {self.config.bucket}"
+
+    def begin_note(self, key: str) -> UploadNote:
+        """Note that a multipart upload is about to be begun.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        return self.tools.notes.begin(self.owner, self.destination, self.address, key)
+
     async def begin_noted(self, key: str) -> tuple[str, UploadNote]:
         """Begin a multipart upload that is noted."""
-        note = self.tools.notes.begin(self.destination, key)
+        note = self.begin_note(key)
         try:
             upload_id = await self.bucket.create(key, NewObject(PROBE))
         except BaseException:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -25,10 +25,16 @@ NOTE_SUFFIX: Final = ".note"
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What a note says. ``upload_id`` is ``None`` while, or because, it is not known whether there is an upload at all."""
+    """What a note says.
+
+    ``bucket`` is where the upload is: its destination may lead elsewhere by now. ``upload_id`` is ``None`` while, or because, it
+    is not known whether there is an upload at all.
+    """
 
     path: Path
+    tenant: str
     destination: UUID
+    bucket: str
     key: str
     since: datetime
     upload_id: str | None
@@ -44,7 +50,7 @@ class UploadNote:
 
     def learn(self, upload_id: str) -> None:
         """The store has begun the upload."""
-        self._noted = Noted(self._noted.path, self._noted.destination, self._noted.key, self._noted.since, upload_id)
+        self._noted = replace(self._noted, upload_id=upload_id)
         with contextlib.suppress(OSError):  # the intention is there: the upload is found by its key
             _append(self._noted.path, {"upload_id": upload_id})
 
@@ -69,7 +75,7 @@ class UploadNotes:
         self.abandoned: dict[Path, Noted] = {}
         """Notes of this run whose uploads nobody sees to any more."""
 
-    def begin(self, destination: UUID, key: str) -> UploadNote:
+    def begin(self, tenant: str, destination: UUID, bucket: str, key: str) -> UploadNote:
         """Note that an upload is about to be begun.
 
         Raises:
@@ -77,27 +83,31 @@ class UploadNotes:
         """
         if self._lock is None:
             self._lock = create_folder(self.root, str(uuid4()))
-        noted = Noted(self._lock.path / f"{uuid4()}{NOTE_SUFFIX}", destination, key, datetime.now(UTC), None)
-        _append(noted.path, {"destination": str(destination), "key": key, "since": noted.since.isoformat()})
+        noted = Noted(self._lock.path / f"{uuid4()}{NOTE_SUFFIX}", tenant, destination, bucket, key, datetime.now(UTC), None)
+        members = {"tenant": tenant, "destination": str(destination), "bucket": bucket, "key": key, "since": noted.since.isoformat()}
+        _append(noted.path, members)
         return UploadNote(self, noted)
 
     def forget(self, noted: Noted) -> None:
-        """An abandoned upload is gone."""
+        """An upload that was left is gone."""
         self.abandoned.pop(noted.path, None)
         with contextlib.suppress(FileNotFoundError):
             noted.path.unlink()
 
-    def living(self) -> Iterator[Noted]:
-        """What the processes of this host see to, this one included; what it has abandoned is not among it."""
+    def living(self, besides: Path) -> Iterator[Noted]:
+        """What the processes of this host see to, this one included; what it has abandoned is not among it.
+
+        ``besides``: the folder that is being swept. If it is another one's, nobody is alive there.
+        """
         for folder in list_folders(self.root):
             if self._lock is not None and folder == self._lock.path:
                 yield from (noted for noted in read_notes(folder) if noted.path not in self.abandoned)
-                continue
-            lock = claim_folder(folder)
-            if lock is None:
-                yield from read_notes(folder)
-            else:
-                lock.release()
+            elif folder != besides:
+                lock = claim_folder(folder)
+                if lock is None:
+                    yield from read_notes(folder)
+                else:
+                    lock.release()
 
     def orphaned(self) -> Iterator[FolderLock]:
         """The folders of processes that are gone, locked. Whoever is given one releases it."""
@@ -130,7 +140,8 @@ def _read(path: Path) -> Noted | None:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         first = lines[0]
         upload_id = lines[1]["upload_id"] if len(lines) > 1 else None
-        return Noted(path, UUID(first["destination"]), first["key"], datetime.fromisoformat(first["since"]), upload_id)
+        since = datetime.fromisoformat(first["since"])
+        return Noted(path, first["tenant"], UUID(first["destination"]), first["bucket"], first["key"], since, upload_id)
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
 

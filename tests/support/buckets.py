@@ -70,6 +70,7 @@ async def store_object(store: S3Store, new: NewObject, pieces: Sequence[bytes]) 
     """Write an object as an upload does."""
     writer = store.begin(new)
     try:
+        await writer.open()
         for piece in pieces:
             await writer.write([piece])
         await writer.seal()
