@@ -21,7 +21,7 @@ from relay.destinations.object_store import NewObject
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import OwnedPiece
 from relay.destinations.s3_answers import Refused, Reply, explain, find_all, find_text, name_of, parse_xml, read_refusal
-from relay.destinations.s3_requests import Ask, Patience, Requests
+from relay.destinations.s3_requests import Ask, Judge, Patience, Requests
 from relay.errors import DestinationBroke, ObjectExists, RelayError
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
@@ -168,8 +168,8 @@ class Bucket:
         """Send a part."""
         query = [("partNumber", str(number)), ("uploadId", upload_id)]
         fields = self.dialect.checksum(content.crc32c)
-        reply = await self._ask(Ask("PUT", key, query, fields, content.pieces, content.size, content.sha256), "put")
-        await self._compare(reply, content)
+        ask = Ask("PUT", key, query, fields, content.pieces, content.size, content.sha256)
+        reply = await self._ask(ask, "put", lambda reply: self._compare(reply, content))
         etag = reply.fields.get("etag")
         if not etag:
             raise DestinationBroke("The store took a part without naming it. Nothing was published.")
@@ -254,9 +254,9 @@ class Bucket:
         """Say a refusal in our words; a condition that does not hold is an object that exists."""
         return ObjectExists() if refused.is_taken else explain(refused, self.dialect.permissions[right])
 
-    async def _ask(self, ask: Ask, right: str) -> Reply:
+    async def _ask(self, ask: Ask, right: str, judge: Judge | None = None) -> Reply:
         try:
-            return await self.requests.call(ask)
+            return await self.requests.call(ask, judge=judge)
         except Refused as refused:
             raise self.explain(refused, right) from None
 
@@ -321,7 +321,7 @@ def _write_parts(parts: Sequence[SentPart]) -> bytes:
     return f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{items}</CompleteMultipartUpload>'.encode()
 
 
-def _judge_completion(reply: Reply) -> None:
+async def _judge_completion(reply: Reply) -> None:
     """A completion may fail after its 200: the store says so in the body."""
     root = parse_xml(reply.body)
     if root is None:

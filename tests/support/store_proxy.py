@@ -1,4 +1,4 @@
-"""A store that misbehaves: a proxy in front of a real one that answers for it, loses its answers, alters them, or cuts requests.
+"""A store that misbehaves: a proxy in front of a real one that answers for it, loses its answers, cuts requests or alters them.
 
 It speaks just enough HTTP/1.1: requests with a Content-Length, one after another on a connection; answers as they come.
 """
@@ -60,14 +60,6 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Alter:
-    """Let the store do it, and answer with something replaced."""
-
-    old: bytes
-    new: bytes
-
-
-@dataclass(frozen=True)
 class Hold:
     """Let the store do it only once this is set."""
 
@@ -79,7 +71,7 @@ class Flip:
     """Flip a bit of the body on the way to the store."""
 
 
-Whim = Say | Lose | Cut | Alter | Hold | Flip | None
+Whim = Say | Lose | Cut | Hold | Flip | None
 
 
 def error_xml(code: str, **members: str) -> bytes:
@@ -155,7 +147,7 @@ class StoreProxy:
         answer = await self._ask(head, body)
         if isinstance(whim, Lose):
             return False
-        writer.write(answer.replace(whim.old, whim.new) if isinstance(whim, Alter) else answer)
+        writer.write(answer)
         await writer.drain()
         return False
 

@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
-import botocore.config
-
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
 REGION = "us-east-1"
@@ -40,6 +37,9 @@ class StoreServer:
 
     def client(self) -> Any:
         """What reads back what was written: a client that we did not write."""
+        import boto3  # noqa: PLC0415 - it takes half a second, and few tests read from buckets
+        import botocore.config  # noqa: PLC0415
+
         return boto3.client(
             "s3",
             endpoint_url=self.url,
