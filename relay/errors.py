@@ -105,6 +105,13 @@ class RangeRefused(ClientFault):
     advice = "This destination stores whole files: send the whole file without Content-Range."
 
 
+class FormInvalid(ClientFault):
+    code = "form_invalid"
+    status = 400
+    title = "Form invalid"
+    advice = "Send the form as multipart/form-data (RFC 7578), whole and within the operator's limits."
+
+
 class DigestUnsupported(ClientFault):
     code = "digest_unsupported"
     status = 400
