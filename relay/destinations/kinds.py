@@ -33,7 +33,7 @@ def _open_disk(means: Means, spec: DestinationSpec, config: DiskConfig, _secrets
     if means.disk.root is None:
         raise DestinationMisconfigured("No disk destination can be used: the operator has not set RELAY_DISK_ROOT.")
     store = DiskStore(Path(means.disk.root), config, means.disk_threads.share(spec.tenant), means.disk.idle_timeout)
-    return StoreDestination(store, KeyTemplate(config.key_template))
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """What the destinations of one process share."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import httpx
 
 from relay.destinations.disk_threads import DiskThreads
-from relay.settings import DiskSettings
+from relay.settings import DiskSettings, FormSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +15,10 @@ class Means:
 
     client: httpx.AsyncClient
     disk: DiskSettings
+    forms: FormSettings
     disk_threads: DiskThreads
+
+    @classmethod
+    def of(cls, client: httpx.AsyncClient, settings: Settings) -> Self:
+        """What a process with these settings has."""
+        return cls(client, settings.disk, settings.form, DiskThreads(settings.disk.threads))
