@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,10 @@ class Once:
 
     def __call__(self, asked: Asked) -> Whim:
         return self._whims.pop(0) if self._whims and self._judge(asked) else None
+
+
+def deny(judge: Callable[[Asked], bool], asked: Asked) -> Whim:
+    return Say(403, error_xml("AccessDenied")) if judge(asked) else None
 
 
 def is_object(asked: Asked) -> bool:
@@ -142,15 +147,13 @@ async def test_a_refusal_says_what_to_do(
 
 
 async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:
-    rights = {
+    rights: dict[str, Callable[[Asked], bool]] = {
         "s3:GetObject": lambda asked: asked.method == "GET",
         "s3:DeleteObject": lambda asked: asked.method == "DELETE" and not asked.is_abort,
         "s3:AbortMultipartUpload": lambda asked: asked.is_abort,
     }
     for right, judge in rights.items():
-        async with StoreProxy(
-            bucket.server.port, lambda asked, judge=judge: Say(403, error_xml("AccessDenied")) if judge(asked) else None
-        ) as proxy:  # type: ignore[misc]
+        async with StoreProxy(bucket.server.port, partial(deny, judge)) as proxy:
             finding = await stores.open(bucket, url=proxy.url).check()
         assert finding.code == "destination_misconfigured" and right in finding.detail
 
