@@ -47,7 +47,7 @@ def whole_complete(asked: Asked) -> bool:
         Say(503, error_xml("SlowDown"), {"retry-after": "0"}),
         Say(500, b"<html>"),
         Say(400, error_xml("RequestTimeout")),
-        Cut(after=100_000),
+        Cut(after=10_000),
         Lose(),
         Flip(),
     ],
@@ -144,6 +144,18 @@ async def test_a_refusal_says_what_to_do(
     assert not finding.ok and words in finding.detail
     told = f"{caught.value!r} {finding} {caplog.text} {store.place.requests!r}"
     assert not any(text in told for text in ("hidden-text", "secret-text", SECRET_KEY, bucket.name))
+
+
+async def test_a_store_that_knows_no_checksums_gets_an_md5(bucket: TestBucket, stores: Stores) -> None:
+    def whim(asked: Asked) -> Whim:
+        return Say(501, error_xml("NotImplemented")) if any("x-amz-checksum" in name for name in asked.fields) else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        for size in (10, len(DATA)):
+            await store_object(store, NewObject("old.bin", size), [DATA[:size]])
+            assert bucket.read("old.bin") == DATA[:size]
+        assert proxy.count(lambda asked: "content-md5" in asked.fields) == 3
 
 
 async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:

@@ -131,7 +131,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_part_leaves_no_upload(
         await relay.wait_for_workers(1)
         await relay.set_up(http_base_url="http://127.0.0.1:9")
         async with relay.admin() as admin:
-            members = {"bucket": bucket.name, "endpoint_url": moto_server.url, "part_bytes": PART}
+            members = {"bucket": bucket.name, "endpoint_url": moto_server.url, "part_bytes": 5 << 20}
             document = {
                 "name": "bucket",
                 "kind": "s3",
@@ -143,9 +143,9 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_part_leaves_no_upload(
             assert (await admin.post("/tenants/storm/routes", json=route)).status_code == 201
         host, _, port = relay.url.removeprefix("http://").partition(":")
         async with RawClient(host, int(port)) as client:
-            fields = ["Host: relay", f"Authorization: Bearer {relay.key}", f"Content-Length: {PART * 4}", "", ""]
+            fields = ["Host: relay", f"Authorization: Bearer {relay.key}", f"Content-Length: {20 << 20}", "", ""]
             await client.send("\r\n".join(["POST /upload/bucket/a.bin HTTP/1.1", *fields]).encode())
-            await client.send(bytes(PART * 2 + PART // 2))
+            await client.send(bytes(12 << 20))
 
             async def is_open() -> bool:
                 return bool(await asyncio.to_thread(bucket.open_uploads))
