@@ -90,6 +90,7 @@ class StoredObject:
     field: str | None
     sha256: str
     etag: str | None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ ENTRY_LISTING: Final = (
     "trace_id",
     "version",
     "worker",
+    "objects",
 )
 
 

@@ -82,6 +82,7 @@ async def test_a_raw_body_becomes_a_file_and_the_answer_is_its_receipt(database_
                 "field": None,
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "etag": None,
+                "version": None,
             }
             assert json.dumps(answer.json()) == json.dumps({"upload_id": answer.headers["relay-upload-id"], "objects": [stored]})
         assert files_below(folder) == expected
