@@ -20,7 +20,7 @@ from relay.destinations.destination import Body, Delivery, Finding, Headers, Ite
 from relay.destinations.form_parts import FilePart, FormReader
 from relay.destinations.keys import KeyTemplate, Name
 from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter
-from relay.errors import BodyIncomplete, FormInvalid, MetadataInvalid, RangeRefused
+from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, MetadataInvalid, RangeRefused
 from relay.protocols.form_heads import parse_boundary
 from relay.protocols.header_rules import as_read
 from relay.settings import FormSettings
@@ -31,6 +31,10 @@ SMALL_PIECE_BYTES = 4 << 10
 METADATA_BYTES = 2_048
 """What all pairs of an object's metadata may take, names and values: S3's own limit."""
 
+CLAIMED_FORM = (
+    "A claimed digest is verified before anything becomes visible, so a form with one holds one file. "
+    "Send the files one by one, or the form without a digest."
+)
 _KEPT_FIELDS = frozenset({b"content-disposition", b"content-encoding", b"content-language", b"cache-control"})
 _METADATA = b"x-object-meta-"
 _METADATA_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -69,6 +73,7 @@ class StoreDestination:
         Raises:
             ObjectExists: the key is taken and the destination refuses to replace.
             DependencyFault, RelayFault: the store failed. Nothing of the object is kept.
+            DigestUnsupported: a digest was claimed of a form with several files.
             FormInvalid: the form is malformed, cut off, holds no file, or names one key twice.
             ClientFault: as ``check_item`` says. What of a form had landed before stands in ``item.landed``.
         """
@@ -102,6 +107,8 @@ class StoreDestination:
         form = FormReader(body, item.content_type or "", self._forms)
         metadata = find_metadata(item.headers)
         async for part in form.files():
+            if body.is_claimed and filing.has_begun:
+                raise DigestUnsupported(CLAIMED_FORM)
             await filing.publish()
             new = self._plan_part(item, part, metadata)
             writer = await filing.begin(new, part)
@@ -138,6 +145,11 @@ class _Filing:
         self._new: NewObject | None = None
         self._part: FilePart | None = None
         self.landed = landed
+
+    @property
+    def has_begun(self) -> bool:
+        """True once there was an object."""
+        return bool(self._keys)
 
     async def begin(self, new: NewObject, part: FilePart | None = None) -> ObjectWriter:
         """Begin the next object; the one before is published."""

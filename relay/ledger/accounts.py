@@ -51,6 +51,8 @@ ENTRY_LISTING: Final = (
     "trace_id",
     "version",
     "worker",
+    "objects",
+    "fields",
 )
 
 

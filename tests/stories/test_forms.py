@@ -67,7 +67,7 @@ async def test_every_file_of_a_form_becomes_an_object_and_fields_go_to_receipt_a
         assert (entry["outcome"], entry["filenames"], entry["bytes_in"]) == ("delivered", ["🌳.png", "a b.txt"], len(body))
         assert entry["bytes_delivered"] == len(PNG) + 5
         report = (await client.get(f"/uploads/{upload_id}", headers=headers)).json()
-        assert (report["objects"], report["fields"]) == (objects, fields)
+        assert (report["objects"], report["fields"]) == (objects, fields) == (entry["objects"], entry["fields"])
 
 
 @pytest.mark.parametrize("ending", ["cut off", "taken", "malformed", "same name"])
