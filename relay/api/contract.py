@@ -109,6 +109,7 @@ _OBJECT = {
     "field": None,
     "sha256": SHA256,
     "etag": None,
+    "version": None,
 }
 
 SCHEMAS: dict[str, Any] = {
@@ -124,6 +125,11 @@ SCHEMAS: dict[str, Any] = {
             "code": _TEXT,
             "request_id": {"type": "string", "format": "uuid"},
             "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}},
+            "objects": {
+                "description": "What of a form had landed in a store before this failed; absent where nothing had.",
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/StoredObject"},
+            },
         },
     },
     "FieldError": {
@@ -144,13 +150,22 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "upload_id": {"type": "string", "format": "uuid"},
             "objects": {"type": "array", "items": {"$ref": "#/components/schemas/StoredObject"}},
+            "fields": {
+                "description": "The plain fields of a form, in its order; absent where the body was none.",
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "value"],
+                    "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                },
+            },
         },
         "examples": [{"upload_id": UPLOAD_ID, "objects": [_OBJECT]}],
     },
     "StoredObject": {
         "type": "object",
         "description": "One finished object. `size` is in bytes, `sha256` in hex.",
-        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag"],
+        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag", "version"],
         "properties": {
             "key": _TEXT,
             "size": {"type": "integer", "minimum": 0},
@@ -159,6 +174,7 @@ SCHEMAS: dict[str, Any] = {
             "field": {"type": ["string", "null"]},
             "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
             "etag": {"type": ["string", "null"]},
+            "version": {"type": ["string", "null"]},
         },
         "examples": [_OBJECT],
     },

@@ -54,6 +54,7 @@ _STORED: dict[str, Any] = {
     "field": None,
     "sha256": SHA256,
     "etag": None,
+    "version": None,
 }
 _EXAMPLE: dict[str, Any] = {
     "upload_id": UPLOAD_ID,
@@ -63,6 +64,7 @@ _EXAMPLE: dict[str, Any] = {
     "length": 48_213,
     "destination": "archive",
     "objects": [_STORED],
+    "fields": None,
     "digests": {"sha256": SHA256},
     "destination_status": 201,
     "started_at": TIME,
@@ -130,6 +132,14 @@ class StoredPayload(Payload):
     field: str | None = None
     sha256: str | None = None
     etag: str | None = None
+    version: str | None = None
+
+
+class FieldPayload(Payload):
+    """A plain field of a form."""
+
+    name: str
+    value: str
 
 
 class DigestsPayload(Payload):
@@ -150,6 +160,9 @@ class UploadPayload(Payload):
     length: int | None = Field(description="Length of the whole body.")
     destination: str | None
     objects: tuple[StoredPayload, ...] | None = Field(description="What a store holds of it; null for an HTTP destination.")
+    fields: tuple[FieldPayload, ...] | None = Field(
+        description="The plain fields of a form that went to a store; null where there was none."
+    )
     digests: DigestsPayload
     destination_status: int | None = Field(description="What the destination answered; 201 for a store.")
     started_at: UtcTime

@@ -39,7 +39,7 @@ class Published:
 
 
 class ObjectWriter(Protocol):
-    """One object on its way. Calls come one at a time, in the order write…, seal, publish; discard may follow any of them."""
+    """One object on its way. Calls come one at a time, in the order open, write…, seal, publish; discard may follow any of them."""
 
     @property
     def size(self) -> int:
@@ -54,6 +54,16 @@ class ObjectWriter(Protocol):
     @property
     def crc32c(self) -> str:
         """CRC-32C of what was written, in hex. Meant to be asked after ``seal``."""
+        ...
+
+    async def open(self) -> None:
+        """Say, before the first byte is asked for, what can be known of the object's fate. May do nothing.
+
+        Raises:
+            ObjectExists: the key is taken and the destination refuses to replace.
+            PathInvalid: the store does not take such a key.
+            DependencyFault: the store cannot be reached, or refuses.
+        """
         ...
 
     async def write(self, pieces: Pieces) -> None:
@@ -98,7 +108,7 @@ class ObjectStore(Protocol):
         ...
 
     def begin(self, new: NewObject) -> ObjectWriter:
-        """Begin an object. Nothing is done before the first call to the writer."""
+        """Begin an object. Nothing is done before the writer is opened."""
         ...
 
     async def check(self) -> Finding:

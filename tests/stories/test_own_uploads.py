@@ -27,12 +27,13 @@ MEMBERS = [
     "length",
     "destination",
     "objects",
+    "fields",
     "digests",
     "destination_status",
     "started_at",
     "finished_at",
 ]
-OBJECT = ["key", "size", "content_type", "filename", "field", "sha256", "etag"]
+OBJECT = ["key", "size", "content_type", "filename", "field", "sha256", "etag", "version"]
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 NO_IDS = ["x", UNKNOWN.upper().replace("0", "A"), UNKNOWN.replace("-", ""), f"{{{UNKNOWN}}}", f"urn:uuid:{UNKNOWN}", f"{UNKNOWN}%0A"]
 NO_IDS += ["%00", "%ff", "a" * 5_000, f" {UNKNOWN}", "' OR 1=1 --"]
