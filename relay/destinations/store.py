@@ -21,7 +21,7 @@ from relay.destinations.form_parts import FilePart, FormReader
 from relay.destinations.keys import KeyTemplate, Name
 from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter
 from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, MetadataInvalid, RangeRefused
-from relay.protocols.form_heads import parse_boundary
+from relay.protocols.form_heads import is_form, parse_boundary
 from relay.protocols.header_rules import as_read
 from relay.settings import FormSettings
 from relay.wire.pieces import Piece
@@ -235,11 +235,6 @@ class Batch:
         else:
             self.pieces.append(bytearray(piece))
         return self.size < BATCH_BYTES
-
-
-def is_form(content_type: str | None) -> bool:
-    """True for the Content-Type of a form with files."""
-    return (content_type or "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 async def _write_body(writer: ObjectWriter, body: Body) -> None:
