@@ -24,6 +24,7 @@ from relay.db.engine import Database
 from relay.db.schema import check_schema
 from relay.destinations.disk_file import sweep
 from relay.destinations.egress import Egress
+from relay.destinations.means import PartTools
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.sealing import Sealer
 from relay.errors import DatabaseUnavailable
@@ -143,7 +144,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         transport = Transport(names, egress.permit)
         client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
-        destinations = OpenDestinations(client, sealer, settings.disk)
+        destinations = OpenDestinations(client, sealer, settings.disk, PartTools.of(settings.memory, settings.store))
         stack.push_async_callback(destinations.close)
         await asyncio.to_thread(_prepare_disk, settings.disk)
         worker = str(uuid7())

@@ -256,6 +256,15 @@ class MemorySettings(Group):
     buffers: ByteSize = Field(
         ByteSize(256 << 20), description="What all running uploads of a worker may hold in buffers; more of them get smaller ones (bytes)."
     )
+    parts: ByteSize = Field(
+        ByteSize(512 << 20),
+        ge=32 << 20,
+        description="What parts on their way to buckets may hold in each worker; one tenant's get at most half of it (bytes).",
+    )
+
+
+class StoreSettings(Group):
+    parts_parallel: int = Field(3, ge=1, le=64, description="Parts of one upload that are sent to a bucket at once.")
 
 
 class HeadSettings(Group):
@@ -300,6 +309,7 @@ class Settings(Group):
     directory: DirectorySettings = DirectorySettings()
     upload: UploadSettings = UploadSettings()
     memory: MemorySettings = MemorySettings()
+    store: StoreSettings = StoreSettings()
     head: HeadSettings = HeadSettings()
     refusal: RefusalSettings = RefusalSettings()
     dns: DnsSettings = DnsSettings()

@@ -16,6 +16,7 @@ from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
 from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.egress import Egress
+from relay.destinations.means import PartTools
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.registry import DestinationChange, DestinationDraft
 from relay.destinations.sealing import Sealer
@@ -244,7 +245,9 @@ async def _check(desk: Desk, spec: DestinationSpec) -> Finding:
         names = Names(settings.dns)
         stack.callback(names.close)
         client = await stack.enter_async_context(make_client(Transport(names, Egress(settings.egress).permit)))
-        destinations = OpenDestinations(client, Sealer(settings.secret.keys()), settings.disk)
+        destinations = OpenDestinations(
+            client, Sealer(settings.secret.keys()), settings.disk, PartTools.of(settings.memory, settings.store)
+        )
         stack.push_async_callback(destinations.close)
         try:
             return await destinations.open(spec).check()

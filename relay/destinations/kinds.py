@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from relay.destinations.azure_blob import AzureStore
+from relay.destinations.azure_config import AzureConfig, AzureSecrets
+from relay.destinations.azure_signing import SasToken, SharedKey
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.disk import DiskStore
 from relay.destinations.disk_config import DiskConfig
@@ -36,6 +39,16 @@ def _open_disk(means: Means, spec: DestinationSpec, config: DiskConfig, _secrets
     return StoreDestination(store, KeyTemplate(config.key_template))
 
 
+def _open_azure(means: Means, spec: DestinationSpec, config: AzureConfig, secrets: Mapping[str, Any]) -> Destination:
+    key, token = secrets.get("account_key"), secrets.get("sas_token")
+    if not isinstance(key or token, str):
+        raise DestinationMisconfigured("The destination has no credentials. Set secrets.sas_token or secrets.account_key.")
+    signer = SharedKey(config.account, key) if key else SasToken(str(token))
+    terms = make_terms(config.tls, find_client_key(secrets))
+    store = AzureStore.open(means.client, Account(spec.tenant, str(spec.id)), config, signer, means.parts, terms)
+    return StoreDestination(store, KeyTemplate(config.key_template))
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind: the models of its ``config`` and ``secrets``, and what makes a destination of a spec, its config and its open secrets."""
@@ -48,6 +61,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "http": Kind(HttpConfig, HttpSecrets, _open_http),
     "disk": Kind(DiskConfig, NoSecrets, _open_disk),
+    "azure": Kind(AzureConfig, AzureSecrets, _open_azure),
 }
 
 
