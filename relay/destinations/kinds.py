@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from relay.destinations.azure_blob import AzureStore
+from relay.destinations.azure_config import AzureConfig, AzureSecrets
+from relay.destinations.azure_signing import SasToken, SharedKey
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.disk import DiskStore
 from relay.destinations.disk_config import DiskConfig
@@ -16,6 +19,8 @@ from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.keys import KeyTemplate
 from relay.destinations.means import Means
 from relay.destinations.members import ConfigMembers, NoSecrets, SecretMembers, parse_members
+from relay.destinations.s3 import S3Store
+from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
 from relay.destinations.store import StoreDestination
 from relay.destinations.tls_config import find_client_key, make_terms
 from relay.errors import DestinationMisconfigured, FieldError, RequestInvalid
@@ -36,6 +41,23 @@ def _open_disk(means: Means, spec: DestinationSpec, config: DiskConfig, _secrets
     return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
+def _open_azure(means: Means, spec: DestinationSpec, config: AzureConfig, secrets: Mapping[str, Any]) -> Destination:
+    key, token = secrets.get("account_key"), secrets.get("sas_token")
+    if not isinstance(key or token, str):
+        raise DestinationMisconfigured("The destination has no credentials. Set secrets.sas_token or secrets.account_key.")
+    signer = SharedKey(config.account, key) if key else SasToken(str(token))
+    terms = make_terms(config.tls, find_client_key(secrets))
+    store = AzureStore.open(means.client, Account(spec.tenant, str(spec.id)), config, signer, means.stores, terms)
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
+
+
+def _open_bucket(means: Means, spec: DestinationSpec, config: S3Config | GcsConfig, secrets: Mapping[str, Any]) -> Destination:
+    model: type[S3Secrets | GcsSecrets] = GcsSecrets if isinstance(config, GcsConfig) else S3Secrets
+    terms = make_terms(config.tls, find_client_key(secrets))
+    store = S3Store.open(means.client, spec, config, parse_members(model, secrets, "secrets"), means.stores, terms)
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind: the models of its ``config`` and ``secrets``, and what makes a destination of a spec, its config and its open secrets."""
@@ -48,6 +70,9 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "http": Kind(HttpConfig, HttpSecrets, _open_http),
     "disk": Kind(DiskConfig, NoSecrets, _open_disk),
+    "s3": Kind(S3Config, S3Secrets, _open_bucket),
+    "gcs": Kind(GcsConfig, GcsSecrets, _open_bucket),
+    "azure": Kind(AzureConfig, AzureSecrets, _open_azure),
 }
 
 

@@ -141,6 +141,12 @@ async def get_destination(session: AsyncSession, owner: Owner, name: str) -> Des
     return read_spec(await _get_row(session, owner, name), owner)
 
 
+async def find_destination(session: AsyncSession, tenant: str, identity: UUID) -> DestinationSpec | None:
+    """Find a tenant's destination by its id, whatever it is called now; ``None`` when it is gone."""
+    row = await session.get(DestinationRow, identity)
+    return read_spec(row, Owner(row.tenant_id, tenant)) if row is not None else None
+
+
 async def change_destination(
     session: AsyncSession, actor: Actor, sealer: Sealer, before: DestinationSpec, change: DestinationChange
 ) -> DestinationSpec:

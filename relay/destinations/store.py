@@ -48,6 +48,11 @@ class StoreDestination:
         self._template = template
         self._forms = forms
 
+    @property
+    def store(self) -> ObjectStore:
+        """The place itself."""
+        return self._store
+
     def check_item(self, item: Item) -> None:
         """Refuse what can be known to be undeliverable.
 

@@ -150,7 +150,7 @@ async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores:
     for right, judge in rights.items():
         async with StoreProxy(
             bucket.server.port, lambda asked, judge=judge: Say(403, error_xml("AccessDenied")) if judge(asked) else None
-        ) as proxy:  # type: ignore[misc]
+        ) as proxy:
             finding = await stores.open(bucket, url=proxy.url).check()
         assert finding.code == "destination_misconfigured" and right in finding.detail
 
