@@ -142,15 +142,17 @@ async def test_a_refusal_says_what_to_do(
 
 
 async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:
-    rights = {
+    rights: dict[str, Callable[[Asked], bool]] = {
         "s3:GetObject": lambda asked: asked.method == "GET",
         "s3:DeleteObject": lambda asked: asked.method == "DELETE" and not asked.is_abort,
         "s3:AbortMultipartUpload": lambda asked: asked.is_abort,
     }
     for right, judge in rights.items():
-        async with StoreProxy(
-            bucket.server.port, lambda asked, judge=judge: Say(403, error_xml("AccessDenied")) if judge(asked) else None
-        ) as proxy:
+
+        def deny(asked: Asked, judge: Callable[[Asked], bool] = judge) -> Whim | None:
+            return Say(403, error_xml("AccessDenied")) if judge(asked) else None
+
+        async with StoreProxy(bucket.server.port, deny) as proxy:
             finding = await stores.open(bucket, url=proxy.url).check()
         assert finding.code == "destination_misconfigured" and right in finding.detail
 

@@ -33,6 +33,7 @@ class ViewingBody:
     """A body that gives views of one buffer, as the wire does, and whose last pour before a pause ends only after its piece was taken."""
 
     is_at_hand = False
+    is_claimed = False
     declared_bytes = None
 
     def __init__(self, chunks: Iterable[bytes], *, pause: asyncio.Event | None = None) -> None:
