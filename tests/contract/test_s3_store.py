@@ -2,20 +2,23 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from crc32c import crc32c
 
 from relay.destinations.object_store import NewObject
-from relay.errors import ObjectExists
+from relay.errors import DestinationRefusedTls, ObjectExists
 from tests.support.buckets import PART, Stores, store_object
-from tests.support.stores import TestBucket
+from tests.support.certificates import make_certificate
+from tests.support.store_proxy import StoreProxy
+from tests.support.stores import TestBucket, rclone
 
 DATA = os.urandom(PART * 2 + 1)
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
-@pytest.mark.parametrize("size", [0, 1, PART, PART + 1])
+@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.full), PART, PART + 1])
 async def test_an_object_of_any_size_is_kept_whole(plain_bucket: TestBucket, stores: Stores, size: int, *, is_known: bool) -> None:
     data = DATA[:size]
     store = stores.open(plain_bucket, prefix="in/here")
@@ -86,3 +89,32 @@ async def test_check_leaves_nothing_and_says_what_the_store_honours(bucket: Test
     assert strict.ok and "refuses by itself" in strict.detail
     assert plain.ok and "does not refuse by itself" in plain.detail
     assert bucket.keys() == plain_bucket.keys() == [] and bucket.open_uploads() == []
+
+
+@pytest.mark.full
+async def test_over_tls_a_body_is_not_signed_and_whom_to_trust_is_the_tenants_choice(
+    bucket: TestBucket, stores: Stores, tmp_path: Path
+) -> None:
+    certificate = make_certificate(tmp_path, "127.0.0.1")
+    async with StoreProxy(bucket.server.port, lambda _asked: None, certificate.server_context()) as proxy:
+        with pytest.raises(DestinationRefusedTls):
+            await store_object(stores.open(bucket, url=proxy.url), NewObject("no.bin"), [b"x"])
+        store = stores.open(bucket, url=proxy.url, tls={"ca": certificate.pem})
+        await store_object(store, NewObject("tls.bin"), [DATA])
+        assert bucket.read("tls.bin") == DATA
+        digests = {asked.fields["x-amz-content-sha256"] for asked in proxy.asked if asked.is_part}
+        assert digests == {"UNSIGNED-PAYLOAD"} and all("x-amz-checksum-crc32c" in asked.fields for asked in proxy.asked if asked.is_part)
+
+
+@pytest.mark.full  # it starts another server
+async def test_google_is_spoken_to_in_its_own_dialect(stores: Stores) -> None:
+    with rclone(is_signed=False) as server:
+        bucket = server.make_bucket()
+        store = stores.open_google(bucket)
+        assert (await store.check()).ok
+        for size in (10, len(DATA)):
+            await store_object(store, NewObject(f"{size}.bin"), [DATA[:size]])
+            assert bucket.read(f"{size}.bin") == DATA[:size]
+            with pytest.raises(ObjectExists):
+                await store_object(store, NewObject(f"{size}.bin"), [DATA[:size]])
+        assert bucket.open_uploads() == []

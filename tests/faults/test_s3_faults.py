@@ -45,10 +45,10 @@ def whole_complete(asked: Asked) -> bool:
     "whim",
     [
         Say(503, error_xml("SlowDown"), {"retry-after": "0"}),
-        Say(500, b"<html>"),
-        Say(400, error_xml("RequestTimeout")),
-        Cut(after=10_000),
-        Lose(),
+        pytest.param(Say(500, b"<html>"), marks=pytest.mark.full),
+        pytest.param(Say(400, error_xml("RequestTimeout")), marks=pytest.mark.full),
+        pytest.param(Cut(after=10_000), marks=pytest.mark.full),
+        pytest.param(Lose(), marks=pytest.mark.full),
         Flip(),
     ],
     ids=["slow_down", "500", "request_timeout", "cut", "lost_answer", "flipped_bit"],
@@ -60,7 +60,7 @@ async def test_a_part_is_sent_again_after_what_passes(bucket: TestBucket, stores
         assert proxy.count(lambda asked: asked.is_part and "again.bin" in asked.target) == 3
 
 
-@pytest.mark.parametrize("overwrite", ["refuse", "replace"])
+@pytest.mark.parametrize("overwrite", ["refuse", pytest.param("replace", marks=pytest.mark.full)])
 @pytest.mark.parametrize("size", [10, PART + 1], ids=["whole", "parts"])
 async def test_a_lost_answer_to_the_publication_is_no_failure(bucket: TestBucket, stores: Stores, size: int, overwrite: str) -> None:
     judge = is_object if size < PART else whole_complete
@@ -72,6 +72,7 @@ async def test_a_lost_answer_to_the_publication_is_no_failure(bucket: TestBucket
         assert proxy.count(judge) == 2
 
 
+@pytest.mark.full
 async def test_another_ones_object_is_not_taken_for_ours(bucket: TestBucket, stores: Stores) -> None:
     def whim(asked: Asked) -> Whim:
         if is_object(asked) and not bucket.keys():
@@ -105,7 +106,7 @@ async def test_an_error_that_follows_200_is_an_error(bucket: TestBucket, stores:
     ],
     ids=["checksum", "etag"],
 )
-@pytest.mark.parametrize("size", [10, PART + 1], ids=["whole", "parts"])
+@pytest.mark.parametrize("size", [10, pytest.param(PART + 1, marks=pytest.mark.full)], ids=["whole", "parts"])
 async def test_a_store_that_has_something_else_is_not_believed(bucket: TestBucket, stores: Stores, size: int, lie: Whim) -> None:
     def whim(asked: Asked) -> Whim:
         return lie if asked.method == "PUT" and ".relay-probe" not in asked.target else None
@@ -120,16 +121,22 @@ async def test_a_store_that_has_something_else_is_not_believed(bucket: TestBucke
     ("said", "error", "words"),
     [
         (Say(301, error_xml("PermanentRedirect"), {"x-amz-bucket-region": "eu-central-1"}), DestinationMisconfigured, "eu-central-1"),
-        (Say(307, b"", {"location": "http://127.0.0.1:1/"}), DestinationMisconfigured, "elsewhere"),
-        (Say(400, error_xml("AuthorizationHeaderMalformed", Region="us-west-2")), DestinationMisconfigured, "us-west-2"),
-        (Say(400, error_xml("AuthorizationHeaderMalformed", Region="<b>x</b>")), DestinationMisconfigured, "elsewhere"),
-        (Say(403, error_xml("RequestTimeTooSkewed")), DestinationMisconfigured, "clock"),
+        pytest.param(*(Say(307, b"", {"location": "http://127.0.0.1:1/"}), DestinationMisconfigured, "elsewhere"), marks=pytest.mark.full),
+        pytest.param(
+            *(Say(400, error_xml("AuthorizationHeaderMalformed", Region="us-west-2")), DestinationMisconfigured, "us-west-2"),
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            *(Say(400, error_xml("AuthorizationHeaderMalformed", Region="<b>x</b>")), DestinationMisconfigured, "elsewhere"),
+            marks=pytest.mark.full,
+        ),
+        pytest.param(*(Say(403, error_xml("RequestTimeTooSkewed")), DestinationMisconfigured, "clock"), marks=pytest.mark.full),
         (Say(403, error_xml("SignatureDoesNotMatch", StringToSign="secret-text")), DestinationMisconfigured, "credentials"),
         (Say(403, error_xml("AccessDenied")), DestinationMisconfigured, "s3:PutObject"),
-        (Say(404, error_xml("NoSuchBucket")), DestinationMisconfigured, "does not exist"),
-        (Say(507, error_xml("XMinioStorageFull")), DiskFull, "no room"),
+        pytest.param(*(Say(404, error_xml("NoSuchBucket")), DestinationMisconfigured, "does not exist"), marks=pytest.mark.full),
+        pytest.param(*(Say(507, error_xml("XMinioStorageFull")), DiskFull, "no room"), marks=pytest.mark.full),
         (Say(403, b"<!DOCTYPE a [<!ENTITY b 'c'>]><Error><Code>NoSuchBucket</Code></Error>"), DestinationMisconfigured, "s3:PutObject"),
-        (Say(403, b"x" * (2 << 20)), DestinationBroke, "longer"),
+        pytest.param(*(Say(403, b"x" * (2 << 20)), DestinationBroke, "longer"), marks=pytest.mark.full),
     ],
 )
 async def test_a_refusal_says_what_to_do(
@@ -146,6 +153,7 @@ async def test_a_refusal_says_what_to_do(
     assert not any(text in told for text in ("hidden-text", "secret-text", SECRET_KEY, bucket.name))
 
 
+@pytest.mark.full
 async def test_a_store_that_knows_no_checksums_gets_an_md5(bucket: TestBucket, stores: Stores) -> None:
     def whim(asked: Asked) -> Whim:
         return Say(501, error_xml("NotImplemented")) if any("x-amz-checksum" in name for name in asked.fields) else None
@@ -170,6 +178,7 @@ async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores:
         assert finding.code == "destination_misconfigured" and right in finding.detail
 
 
+@pytest.mark.full
 async def test_a_store_that_is_away_is_given_up_in_bounded_time(bucket: TestBucket, stores: Stores) -> None:
     async with StoreProxy(bucket.server.port, lambda _asked: Say(503, b"", {"retry-after": "0"})) as proxy:
         with pytest.raises(DestinationBroke):

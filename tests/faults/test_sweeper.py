@@ -92,6 +92,7 @@ async def test_notes_go_when_all_is_settled(
     assert plain_bucket.open_uploads() == [] and not folder.exists()
 
 
+@pytest.mark.full
 async def test_what_cannot_be_settled_is_tried_again(tmp_path: Path, plain_bucket: TestBucket, living: Stores) -> None:
     store, away = living.open(plain_bucket), living.open(plain_bucket, url="http://127.0.0.1:9")
     dead = Dead(tmp_path, plain_bucket, store)
@@ -103,6 +104,7 @@ async def test_what_cannot_be_settled_is_tried_again(tmp_path: Path, plain_bucke
     assert plain_bucket.open_uploads() == []
 
 
+@pytest.mark.full
 async def test_a_note_whose_destination_is_gone_is_dropped(tmp_path: Path, plain_bucket: TestBucket, living: Stores) -> None:
     dead = Dead(tmp_path, plain_bucket, living.open(plain_bucket))
     dead.leave("known", is_id_known=True)
@@ -111,6 +113,7 @@ async def test_a_note_whose_destination_is_gone_is_dropped(tmp_path: Path, plain
     assert list((tmp_path / "multipart").iterdir()) == []
 
 
+@pytest.mark.full
 async def test_an_upload_that_was_completed_leaves_no_note(tmp_path: Path, plain_bucket: TestBucket, living: Stores) -> None:
     writer = living.open(plain_bucket).begin(NewObject("done", PART + 1))
     await writer.write([bytes(PART + 1)])

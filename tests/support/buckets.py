@@ -14,9 +14,10 @@ from relay.destinations.destination import DestinationSpec
 from relay.destinations.object_store import NewObject, ObjectWriter, Published
 from relay.destinations.parts import PartMemory
 from relay.destinations.s3 import S3Store
-from relay.destinations.s3_config import S3Config, S3Secrets
+from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
 from relay.destinations.s3_requests import Patience
 from relay.destinations.store_tools import StoreTools
+from relay.destinations.tls_config import make_terms
 from relay.destinations.upload_notes import UploadNotes
 from relay.settings import DnsSettings, MemorySettings, StoreSettings
 from relay.wire.client import Transport, make_client
@@ -48,9 +49,15 @@ class Stores:
     def open(self, bucket: TestBucket, *, url: str | None = None, tenant: str = "acme", **members: Any) -> S3Store:
         told = {"bucket": bucket.name, "endpoint_url": url or bucket.server.url} | members
         config = S3Config.model_validate(told).model_copy(update={"part_bytes": PART})
-        store = S3Store.open(self.client, store_spec(tenant=tenant), config, secrets_of(), self.tools)
+        store = S3Store.open(self.client, store_spec(tenant=tenant), config, secrets_of(), self.tools, make_terms(config.tls, None))
         store.place.requests.patience = SHORT
         return store
+
+    def open_google(self, bucket: TestBucket) -> S3Store:
+        """The same server, spoken to as Google's; it must ask for no signature."""
+        config = GcsConfig(bucket=bucket.name, endpoint_url=bucket.server.url).model_copy(update={"part_bytes": PART})
+        secrets = GcsSecrets.model_validate({"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY})
+        return S3Store.open(self.client, store_spec(kind="gcs"), config, secrets, self.tools)
 
 
 @contextlib.asynccontextmanager

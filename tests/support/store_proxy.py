@@ -5,6 +5,7 @@ It speaks just enough HTTP/1.1: requests with a Content-Length, one after anothe
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -82,7 +83,8 @@ def error_xml(code: str, **members: str) -> bytes:
 class StoreProxy:
     """Listens on a free port of 127.0.0.1. ``whim`` says for each request what becomes of it; ``None`` passes it."""
 
-    def __init__(self, port: int, whim: Callable[[Asked], Whim]) -> None:
+    def __init__(self, port: int, whim: Callable[[Asked], Whim], context: ssl.SSLContext | None = None) -> None:
+        self._context = context
         self._port = port
         self._whim = whim
         self._server: asyncio.Server | None = None
@@ -91,7 +93,7 @@ class StoreProxy:
         self.bodies: list[int] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=MOST)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=MOST, ssl=self._context)
         return self
 
     async def __aexit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
@@ -104,7 +106,8 @@ class StoreProxy:
     @property
     def url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "https" if self._context is not None else "http"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def count(self, judge: Callable[[Asked], bool]) -> int:
         return sum(map(judge, self.asked))

@@ -96,12 +96,13 @@ def moto() -> Iterator[StoreServer]:
 
 
 @contextlib.contextmanager
-def rclone() -> Iterator[StoreServer]:
-    """Start rclone on a folder of its own."""
+def rclone(*, is_signed: bool = True) -> Iterator[StoreServer]:
+    """Start rclone on a folder of its own. Where it asks for no signatures, it takes Google's requests, too."""
     port = free_port()
     program = Path(sys.executable).with_name("rclone")
     with tempfile.TemporaryDirectory(prefix="relay-rclone-") as folder:
-        options = ["serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull]
+        options = ["serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--config", os.devnull]
+        options += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"] if is_signed else []
         with _running([str(program), *options], port):
             yield StoreServer(port)
         shutil.rmtree(folder, ignore_errors=True)
