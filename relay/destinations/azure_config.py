@@ -78,7 +78,7 @@ class AzureConfig(ConfigMembers):
     prefix: Annotated[str, Field(max_length=_PREFIX_LONGEST), AfterValidator(_checked_prefix)] = Field(
         "", description="The folder of the container in which every blob lies."
     )
-    endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default `https://<account>.blob.core.windows.net`.")
+    endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default `<account>.blob.core.windows.net`.")
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
     block_bytes: Annotated[int, Field(ge=MIB, le=LARGEST_BLOCK)] = Field(
