@@ -103,8 +103,8 @@ def read_claims(headers: Sequence[Field]) -> Claims | None:
         DigestUnsupported: a claim is malformed, or none of its algorithms is taken.
         DigestMismatch: two claims contradict each other, so that no body can have both.
     """
-    for name, _ in headers:
-        if name in FIELDS:
+    for field, _ in headers:
+        if field in FIELDS:
             break
     else:  # the quickest way to know that of a request that says nothing
         return None
