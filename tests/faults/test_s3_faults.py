@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -28,6 +29,10 @@ class Once:
         return self._whims.pop(0) if self._whims and self._judge(asked) else None
 
 
+def deny(judge: Callable[[Asked], bool], asked: Asked) -> Whim:
+    return Say(403, error_xml("AccessDenied")) if judge(asked) else None
+
+
 def is_object(asked: Asked) -> bool:
     return asked.method == "PUT" and "?" not in asked.target and ".relay-probe" not in asked.target
 
@@ -42,7 +47,7 @@ def whole_complete(asked: Asked) -> bool:
         Say(503, error_xml("SlowDown"), {"retry-after": "0"}),
         Say(500, b"<html>"),
         Say(400, error_xml("RequestTimeout")),
-        Cut(after=100_000),
+        Cut(after=10_000),
         Lose(),
         Flip(),
     ],
@@ -141,6 +146,18 @@ async def test_a_refusal_says_what_to_do(
     assert not any(text in told for text in ("hidden-text", "secret-text", SECRET_KEY, bucket.name))
 
 
+async def test_a_store_that_knows_no_checksums_gets_an_md5(bucket: TestBucket, stores: Stores) -> None:
+    def whim(asked: Asked) -> Whim:
+        return Say(501, error_xml("NotImplemented")) if any("x-amz-checksum" in name for name in asked.fields) else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        for size in (10, len(DATA)):
+            await store_object(store, NewObject("old.bin", size), [DATA[:size]])
+            assert bucket.read("old.bin") == DATA[:size]
+        assert proxy.count(lambda asked: "content-md5" in asked.fields) == 3
+
+
 async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:
     rights: dict[str, Callable[[Asked], bool]] = {
         "s3:GetObject": lambda asked: asked.method == "GET",
@@ -148,11 +165,7 @@ async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores:
         "s3:AbortMultipartUpload": lambda asked: asked.is_abort,
     }
     for right, judge in rights.items():
-
-        def deny(asked: Asked, judge: Callable[[Asked], bool] = judge) -> Whim | None:
-            return Say(403, error_xml("AccessDenied")) if judge(asked) else None
-
-        async with StoreProxy(bucket.server.port, deny) as proxy:
+        async with StoreProxy(bucket.server.port, partial(deny, judge)) as proxy:
             finding = await stores.open(bucket, url=proxy.url).check()
         assert finding.code == "destination_misconfigured" and right in finding.detail
 
