@@ -15,7 +15,7 @@ from relay.api.problems import problem
 from relay.cli.listening import BACKLOG
 from relay.errors import RelayError
 from relay.settings import Settings
-from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshake
+from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshakes
 from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
 
@@ -28,7 +28,7 @@ def protocol_class(settings: Settings, front: FrontCertificate | None) -> Any:
     connection = functools.partial(Connection, surroundings)
     if front is None:
         return connection
-    return functools.partial(Handshake, front, settings.tls.handshake_timeout.total_seconds(), connection)
+    return Handshakes(front, settings.tls.handshake_timeout.total_seconds(), connection)
 
 
 def refusal_of(error: RelayError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -49,7 +49,7 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=protocol_class(settings, front),
-        loop="asyncio",
+        loop="auto",
         ws="none",
         interface="asgi3",
         lifespan="on",
