@@ -12,6 +12,7 @@ import uvicorn
 from uuid_utils.compat import uuid7
 
 from relay.api.problems import problem
+from relay.cli.heap import Heap
 from relay.cli.listening import BACKLOG
 from relay.errors import RelayError
 from relay.settings import Settings
@@ -46,6 +47,13 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
         SettingsInvalid: the certificate in front cannot be used.
     """
     front = FrontCertificate.of(settings.tls)
+    heap = Heap()
+
+    async def look() -> None:
+        await heap.look()
+        if front is not None:
+            await front.look()
+
     return uvicorn.Config(
         app,
         http=protocol_class(settings, front),
@@ -61,7 +69,7 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         log_level="critical",  # until it serves: why it does not is ours to say
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        callback_notify=front.look if front is not None else None,
+        callback_notify=look,
         timeout_notify=LOOK_SECONDS,
         timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
     )
