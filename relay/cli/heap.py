@@ -29,7 +29,7 @@ class Heap:
         libc = ctypes.CDLL(None)
         self._info: Any = getattr(libc, "mallinfo2", None)
         self._trim: Any = getattr(libc, "malloc_trim", None)
-        if self._info is not None:
+        if self._info is not None and self._trim is not None:
             self._info.restype = _Info
             self._trim.argtypes = (ctypes.c_size_t,)
         self._next_look = 0.0
