@@ -55,7 +55,9 @@ JOURNAL_OLDEST_SECONDS = Gauge(
 )
 LEDGER_SHIPPED = Counter("relay_ledger_shipped", "Entries written to Postgres.", registry=REGISTRY)
 LEDGER_REJECTED = Counter("relay_ledger_rejected", "Entries that Postgres refused, kept in rejected.ndjson.", registry=REGISTRY)
-TLS_HANDSHAKES = Counter("relay_tls_handshakes", "TLS handshakes of clients: completed, failed, too_slow.", ["result"], registry=REGISTRY)
+TLS_HANDSHAKES = Counter(
+    "relay_tls_handshakes", "TLS handshakes of clients: completed, failed, too_slow, dropped.", ["result"], registry=REGISTRY
+)
 
 
 @dataclass(slots=True)

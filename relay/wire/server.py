@@ -209,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._state is State.HEAD:
             self._close()
         else:
-            self._transport.close()
+            self._end()
 
     # ── what has come ────────────────────────────────────────────────────────────────────────────
 
@@ -379,7 +379,7 @@ class Connection(asyncio.BufferedProtocol):
         self._set_deadline(LINGER_SECONDS)
         can_send_end = self._transport.can_write_eof()  # not over TLS
         if self._has_eof or (is_whole and not can_send_end):
-            self._transport.close()  # when everything is sent
+            self._end()
             return
         if can_send_end:
             self._transport.write_eof()
@@ -403,7 +403,12 @@ class Connection(asyncio.BufferedProtocol):
         """Close when everything is sent, but not later than the clock allows."""
         self._state = State.CLOSED
         self._set_deadline(CLOSE_SECONDS)
-        self._transport.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Close when everything is sent. What is closed twice over TLS, asyncio can no longer abort."""
+        if not self._transport.is_closing():
+            self._transport.close()
 
     def _reset(self) -> None:
         """Close so that the client cannot take it for the end of an answer."""
