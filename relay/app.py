@@ -34,6 +34,7 @@ from relay.ledger.retention import Retention
 from relay.ledger.rows import InstallationRow
 from relay.ledger.shipper import Shipper
 from relay.settings import DiskSettings, Settings, SettingsInvalid
+from relay.telemetry import tell_metrics_on
 from relay.tenants.admission import Admission
 from relay.tenants.changes import Changes
 from relay.tenants.cuts import Cuts
@@ -178,6 +179,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             "adoption": adoption.run,
             "refusals": refusals.run,
             "retention": Retention(database, settings.ledger).run,
+            "metrics": tell_metrics_on,
             "pools": lambda: _close_idle_pools(transport),
         }
         async with _running(loops):

@@ -2,12 +2,16 @@
 
 Every metric is declared here and nowhere else. With several workers the values are joined from files
 that each process keeps in ``PROMETHEUS_MULTIPROC_DIR``, which must be set before this module is imported.
+
+What every upload adds to is added up in memory, and given to Prometheus's library once a second, before ``/metrics`` is
+answered, and when the process ends (``tell_metrics``): the library locks and writes to a mapped file for each addition.
 """
 
 import asyncio
 import json
 import logging
 import sys
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,21 +30,64 @@ except metadata.PackageNotFoundError:
 # Each counter would come with a second series, of the time of its making.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
 REGISTRY = CollectorRegistry()
+TELL_SECONDS: Final = 1.0
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
-REQUESTS = Counter("relay_requests", "Requests that reached a tenant, by outcome.", ["outcome"], registry=REGISTRY)
-RECEIVED_BYTES = Counter("relay_received_bytes", "Body bytes received from clients.", registry=REGISTRY)
-DELIVERED_BYTES = Counter("relay_delivered_bytes", "Body bytes of delivered uploads.", registry=REGISTRY)
-UPLOADS_RUNNING = Gauge("relay_uploads_running", "Uploads between begun and finished.", registry=REGISTRY, multiprocess_mode="livesum")
-REQUEST_SECONDS = Histogram(
-    "relay_request_seconds", "Time from a request's head to its end (seconds).", buckets=REQUEST_BUCKETS, registry=REGISTRY
+
+class Tally:
+    """A counter or gauge that is added to in memory until its sum is told."""
+
+    def __init__(self, metric: Counter | Gauge) -> None:
+        self._metric = metric
+        self._untold: dict[tuple[str, ...], float] = {}
+
+    def inc(self, amount: float = 1, *labels: str) -> None:
+        """Add to it, under the values of its labels."""
+        self._untold[labels] = self._untold.get(labels, 0) + amount
+
+    def tell(self) -> None:
+        """Give the library what has come together."""
+        untold, self._untold = self._untold, {}
+        for labels, amount in untold.items():
+            (self._metric.labels(*labels) if labels else self._metric).inc(amount)
+
+
+class TallyOfSeconds(Histogram):
+    """A histogram whose observations are counted in memory until they are told."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        super().__init__(name, documentation, buckets=REQUEST_BUCKETS, registry=REGISTRY)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._untold = [0] * len(self._upper_bounds)
+        self._untold_seconds = 0.0
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count one duration."""
+        del exemplar
+        self._untold[bisect_left(self._upper_bounds, amount)] += 1
+        self._untold_seconds += amount
+
+    def tell(self) -> None:
+        """Give the library what has come together."""
+        untold, seconds = self._untold, self._untold_seconds
+        self._forget()
+        for bucket, count in zip(self._buckets, untold, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(seconds)
+
+
+REQUESTS = Tally(Counter("relay_requests", "Requests that reached a tenant, by outcome.", ["outcome"], registry=REGISTRY))
+RECEIVED_BYTES = Tally(Counter("relay_received_bytes", "Body bytes received from clients.", registry=REGISTRY))
+DELIVERED_BYTES = Tally(Counter("relay_delivered_bytes", "Body bytes of delivered uploads.", registry=REGISTRY))
+UPLOADS_RUNNING = Tally(
+    Gauge("relay_uploads_running", "Uploads between begun and finished.", registry=REGISTRY, multiprocess_mode="livesum")
 )
-UPSTREAM_WAIT_SECONDS = Histogram(
-    "relay_upstream_wait_seconds",
-    "Time from the body's end to the destination's answer (seconds).",
-    buckets=REQUEST_BUCKETS,
-    registry=REGISTRY,
-)
+REQUEST_SECONDS = TallyOfSeconds("relay_request_seconds", "Time from a request's head to its end (seconds).")
+UPSTREAM_WAIT_SECONDS = TallyOfSeconds("relay_upstream_wait_seconds", "Time from the body's end to the destination's answer (seconds).")
+_TALLIES: Final = (REQUESTS, RECEIVED_BYTES, DELIVERED_BYTES, UPLOADS_RUNNING, REQUEST_SECONDS, UPSTREAM_WAIT_SECONDS)
 JOURNAL_ENTRIES = Gauge(
     "relay_journal_entries",
     "Finished entries that are not in Postgres yet.",
@@ -56,6 +103,22 @@ JOURNAL_OLDEST_SECONDS = Gauge(
 LEDGER_SHIPPED = Counter("relay_ledger_shipped", "Entries written to Postgres.", registry=REGISTRY)
 LEDGER_REJECTED = Counter("relay_ledger_rejected", "Entries that Postgres refused, kept in rejected.ndjson.", registry=REGISTRY)
 TLS_HANDSHAKES = Counter("relay_tls_handshakes", "TLS handshakes of clients: completed, failed, too_slow.", ["result"], registry=REGISTRY)
+
+
+def tell_metrics() -> None:
+    """Give the library what was added up since the last time."""
+    for tally in _TALLIES:
+        tally.tell()
+
+
+async def tell_metrics_on() -> None:
+    """Do so once a second, until cancelled, and once more then."""
+    try:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            tell_metrics()
+    finally:
+        tell_metrics()
 
 
 @dataclass(slots=True)

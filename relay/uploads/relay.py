@@ -245,7 +245,7 @@ class Attempt:
         if receipt is not None:
             self._note_receipt(receipt)
         self._is_finished = True
-        UPLOADS_RUNNING.dec()
+        UPLOADS_RUNNING.inc(-1)
         if self._run is not None:
             self._relay.running.leave(self._run)
         await self._relay.journal.finish(self.entry)
@@ -258,7 +258,7 @@ class Attempt:
             self.entry.first_byte_us = self._body.first_byte_us
             self.entry.body_complete_us = self._body.completed_us
         RECEIVED_BYTES.inc(self.entry.bytes_in)
-        REQUESTS.labels(outcome).inc()
+        REQUESTS.inc(1, outcome)
 
     def _note_receipt(self, receipt: Receipt) -> None:
         self.entry.bytes_delivered = receipt.bytes

@@ -6,6 +6,7 @@ It knows nothing of HTTP. A connection on which something comes, or that ends, w
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import select
 import socket
@@ -32,6 +33,7 @@ class Reader(Protocol):
     """Who is told what comes on a connection."""
 
     def take(self, data: memoryview) -> None: ...
+    def look(self) -> None: ...
     def end(self, failure: Exception | None) -> None: ...
 
 
@@ -90,6 +92,9 @@ class Channel(asyncio.BufferedProtocol):
         self._writable: asyncio.Future[None] | None = None
         self._below: asyncio.Transport | None = None
         self._is_lost = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
         self.is_open = False
         self.is_reused = False
         self.idle_since = 0.0
@@ -136,6 +141,7 @@ class Channel(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         was_open, self.is_open = self.is_open, False
         self._is_lost = True
+        self._stop_timer()
         self.resume_writing()
         if self._reader is not None and was_open:
             has_ended = self._read_out()
@@ -168,20 +174,44 @@ class Channel(asyncio.BufferedProtocol):
         """The turn has ended, and the connection may serve another one."""
         self._reader = None
         self.is_reused = True
-        self.idle_since = asyncio.get_running_loop().time()
+        self.idle_since = self._loop.time()
         self.resume_reading()
 
     def abort(self) -> None:
         """Close at once; what was not sent is dropped."""
         self._reader = None
         self.is_open = False
+        self._stop_timer()
         if not self._is_lost:  # the loop of asyncio cannot abort what has closed behind its last write
             self._transport.abort()
+
+    # ── the clock ────────────────────────────────────────────────────────────────────────────────
+
+    def look_by(self, when: float) -> None:
+        """Have the turn look at its clock at this time of the loop, or before.
+
+        A timer that was set for an earlier turn serves the next one: most turns are over long before it runs out.
+        """
+        if when < self._looks_at:
+            self._stop_timer()
+            self._looks_at = when
+            self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._stop_timer()
+        if self._reader is not None:
+            self._reader.look()
+
+    def _stop_timer(self) -> None:
+        self._looks_at = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
@@ -189,7 +219,12 @@ class Channel(asyncio.BufferedProtocol):
             writable.set_result(None)
 
     def write(self, data: Piece, before: bytes = b"") -> None:
-        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only."""
+        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only.
+
+        On a connection that is closing nothing is sent.
+        """
+        if not self.can_write:
+            return
         sent = self._send_at_once(data, before)
         if sent < len(before):
             self._transport.write(before[sent:] + data)
@@ -202,7 +237,7 @@ class Channel(asyncio.BufferedProtocol):
         Until ``connection_lost`` returns the descriptor is the connection's own, so it cannot be another's by now. An error is
         left to the loop: it meets the same one with the next write, and ends the connection.
         """
-        if self._plain is None or not self.can_write or self._transport.get_write_buffer_size():
+        if self._plain is None or self._transport.get_write_buffer_size():
             return 0
         try:
             return os.writev(self._plain.fileno(), (before, data)) if before else os.write(self._plain.fileno(), data)

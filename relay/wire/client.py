@@ -67,8 +67,9 @@ class _Answer(httpx.AsyncByteStream):
         self._transport = transport
         self._is_open = True
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._turn.pieces()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self._turn.next_piece()) is not None:
+            yield piece
 
     async def aclose(self) -> None:
         if self._is_open:

@@ -76,6 +76,7 @@ class Exchange:
         self._take: Take | None = None
         self._is_full = False
         self.unread_bytes = 0
+        self.received_bytes = 0
         self.is_whole = False
         self._is_end_told = False
         self.fault: RelayError | None = None
@@ -93,6 +94,7 @@ class Exchange:
 
     def feed(self, piece: Piece) -> None:
         """Bytes of the body have come."""
+        self.received_bytes += len(piece)
         if self._take is None:
             self._pieces.append(bytes(piece))
             self.unread_bytes += max(len(piece), PIECE_COST)

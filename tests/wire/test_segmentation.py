@@ -149,7 +149,7 @@ async def read_answer(pieces: Sequence[bytes], method: str, turns: int = 0, *, i
         with contextlib.suppress(httpx.TransportError):
             await turn.run()
             reading.status, reading.ends = turn.status, "cut"
-            async for piece in turn.pieces():
+            while (piece := await turn.next_piece()) is not None:
                 reading.body += piece
             reading.ends = "whole"
 
