@@ -100,13 +100,11 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app)
     problems.install(app)
     app.add_middleware(FramingGate)
-    app.add_middleware(ListenerGate, listen=settings.listen, admin_listen=settings.admin.listen)
-    app.add_middleware(RequestMiddleware, trusted=settings.trusted)
     return app
 
 
 class RelayApp(FastAPI):
-    """The framework's application for everything but uploads: the door stands in front of it.
+    """The framework's application for everything but uploads: the door stands beside it, and what surrounds every request before both.
 
     An upload passes what surrounds every request, and nothing else: routing, exception handlers and exit stacks would
     cost a small one a tenth of its time, and the door has no use for them.
@@ -114,12 +112,16 @@ class RelayApp(FastAPI):
 
     def __init__(self, settings: Settings, lifespan: Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]) -> None:
         super().__init__(title="Relay", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        gate = ListenerGate(problems.LastResort(self._take), listen=settings.listen, admin_listen=settings.admin.listen)
-        self._at_the_door = RequestMiddleware(gate, trusted=settings.trusted)
+        gate = ListenerGate(self._lead, listen=settings.listen, admin_listen=settings.admin.listen)
+        self._entrance = RequestMiddleware(gate, trusted=settings.trusted)
+        self._door = problems.LastResort(self._take)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._entrance(scope, receive, send)
+
+    async def _lead(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(DOOR):
-            await self._at_the_door(scope, receive, send)
+            await self._door(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -11,11 +11,13 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Final
+from typing import Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from uuid_utils import uuid7
@@ -131,37 +133,84 @@ class RequestContext:
     outcome: str | None = None
     code: str | None = None
     client_address: str | None = None
+    status: int | None = None
+    """Of the answer; ``None`` until it has begun."""
     bytes_in: int = 0
 
 
+Fields = Mapping[str, object]
 _encode_json: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and whatever ``extra={"fields": {…}}`` holds."""
+class LineFormatter(logging.Formatter):
+    """What happened as one line: time, level, logger, message, and whatever ``extra={"fields": {…}}`` holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        fields = getattr(record, "fields", {})
+        text = self.formatException(record.exc_info) if record.exc_info else None
+        return self.compose(record.created, record.levelname.lower(), record.name, record.getMessage(), fields, text)
+
+    def compose(self, created: float, level: str, name: str, message: str, fields: Fields, exception: str | None = None) -> str:
+        """Make the line."""
+        raise NotImplementedError
+
+
+class JsonFormatter(LineFormatter):
+    """One JSON object a line."""
+
+    def compose(self, created: float, level: str, name: str, message: str, fields: Fields, exception: str | None = None) -> str:
+        """Make the line."""
+        at = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": level, "logger": name, "message": message, **fields}
+        if exception is not None:
+            line["exception"] = exception
         return _encode_json(line)
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(LineFormatter):
     """The same for people."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={_on_one_line(value)}" for name, value in getattr(record, "fields", {}).items() if value is not None)
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        line = f"{at} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
-        text = f"{line} {fields}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+    def compose(self, created: float, level: str, name: str, message: str, fields: Fields, exception: str | None = None) -> str:
+        """Make the line."""
+        shown = " ".join(f"{name}={_on_one_line(value)}" for name, value in fields.items() if value is not None)
+        at = datetime.fromtimestamp(created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        text = f"{at} {level:7} {name}: {message} {shown}".rstrip()
+        return f"{text}\n{exception}" if exception is not None else text
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream."""
+
+    def __init__(self, stream: TextIO, form: LineFormatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(form)
+        self._form = form
+
+    def write(self, level: int, name: str, message: str, fields: Fields) -> None:
+        """Write a line that was never a record."""
+        line = self._form.compose(time.time(), logging.getLevelName(level).lower(), name, message, fields)
+        self.acquire()
+        try:
+            self.stream.write(line + self.terminator)  # standard error is written at each line's end
+        except (OSError, ValueError):
+            return  # as for a record: what cannot be logged does not fail what was logged
+        finally:
+            self.release()
+
+
+def tell(logger: logging.Logger, level: int, fields: Fields) -> None:
+    """Log what happened as one line called ``request``. Where nobody but our own handler listens, it is never made a record.
+
+    To make one, and to hand it from handler to handler, costs more than to write the line.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    listening = logging.root.handlers
+    if len(listening) == 1 and isinstance(own := listening[0], LineHandler) and not logger.handlers:
+        own.write(level, logger.name, "request", fields)
+    else:
+        # Made here: the logger's own way looks through the stack for the line that called it.
+        logger.handle(logger.makeRecord(logger.name, level, __file__, 0, "request", (), None, extra={"fields": fields}))
 
 
 def _on_one_line(value: object) -> str:
@@ -177,8 +226,7 @@ def _is_about_a_cut_answer(record: logging.LogRecord) -> bool:
 
 def configure_logging(settings: LogSettings) -> None:
     """Send every log to standard error in the chosen form. Libraries that log URLs or credentials stay quiet."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    handler = LineHandler(sys.stderr, JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no form of ours shows them
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for name in ("httpx", "httpcore", "asyncio", "alembic", "sqlalchemy"):

@@ -1,8 +1,7 @@
 """ASGI ``receive`` → the client's bytes; the client's disconnect → ClientGone."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from starlette.types import Receive, Scope
 
@@ -12,8 +11,7 @@ from relay.wire.exchange import EXTENSION, Exchange, Poured
 from relay.wire.pieces import Take
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a request as the server parsed it."""
 
     method: str

@@ -15,12 +15,11 @@ attempt stands in the register of what runs (``running``), and an operator may c
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from relay.destinations.destination import Delivery, DestinationSpec, Item, Receipt
 from relay.destinations.opened import OpenDestinations
@@ -58,8 +57,7 @@ FIRST_REFUSAL = 300
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """What a client asks for, as the edge has read it. ``headers`` are those that may go on."""
 
     grant: Grant
@@ -122,8 +120,7 @@ class Attempt:
         async with destination.deliver(item, body) as delivery:
             last = await self._pass_on(delivery, body, answer)
         if not self._is_cut:
-            with contextlib.suppress(TimeoutError):
-                await answer.end(last)
+            await answer.end(last)
 
     def abandon(self) -> None:
         """The client left before its whole body came: end what runs at once, even where the destination takes nothing of it."""

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import ssl
-import struct
+import sys
 import termios
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -92,6 +92,9 @@ class Channel(asyncio.BufferedProtocol):
         self._writable: asyncio.Future[None] | None = None
         self._below: asyncio.Transport | None = None
         self._is_lost = False
+        self._is_plain = False
+        self._file = -1
+        self._poll: select.poll | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = math.inf
@@ -103,7 +106,9 @@ class Channel(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=SEND_LIMIT)
         is_plain = transport.get_extra_info("ssl_object") is None
-        self._plain: socket.socket | None = transport.get_extra_info("socket") if is_plain else None
+        plain: socket.socket | None = transport.get_extra_info("socket")
+        self._file = plain.fileno() if plain is not None else -1
+        self._is_plain = is_plain
         self.is_open = True
 
     def secure(self, below: asyncio.Transport, secured: asyncio.Transport) -> None:
@@ -147,6 +152,7 @@ class Channel(asyncio.BufferedProtocol):
             has_ended = self._read_out()
             if self._reader is not None:
                 self._reader.end(None if has_ended else find_refusal(exc) or exc or ConnectionResetError("closed"))
+        self._file = -1
 
     def _read_out(self) -> bool:
         """Read what lies unread in the socket, and say whether the peer's own end was among it. Below TLS, ``Undertow`` has done so."""
@@ -157,12 +163,12 @@ class Channel(asyncio.BufferedProtocol):
     @property
     def is_quiet(self) -> bool:
         """True while nothing lies unread in the socket, not even its end: what came before a request is no answer to it."""
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is None or plain.fileno() < 0:
+        if self._file < 0:
             return False
-        poll = select.poll()
-        poll.register(plain.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._file, select.POLLIN)
+        return not self._poll.poll(0)
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,10 +243,10 @@ class Channel(asyncio.BufferedProtocol):
         Until ``connection_lost`` returns the descriptor is the connection's own, so it cannot be another's by now. An error is
         left to the loop: it meets the same one with the next write, and ends the connection.
         """
-        if self._plain is None or self._transport.get_write_buffer_size():
+        if not self._is_plain or self._transport.get_write_buffer_size():
             return 0
         try:
-            return os.writev(self._plain.fileno(), (before, data)) if before else os.write(self._plain.fileno(), data)
+            return os.writev(self._file, (before, data)) if before else os.write(self._file, data)
         except OSError:
             return 0
 
@@ -263,9 +269,8 @@ class Channel(asyncio.BufferedProtocol):
     def unsent_bytes(self) -> int:
         """Bytes that the peer has not acknowledged: the transport's and the kernel's."""
         waiting = self._transport.get_write_buffer_size() + (self._below.get_write_buffer_size() if self._below is not None else 0)
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is not None and plain.fileno() >= 0:
-            waiting += struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+        if self._file >= 0:
+            waiting += int.from_bytes(fcntl.ioctl(self._file, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
         return waiting
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────

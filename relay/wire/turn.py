@@ -32,6 +32,7 @@ import httpx
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field
 from relay.wire.channel import Channel
+from relay.wire.news import News
 from relay.wire.pieces import Piece, Take
 
 HEAD_LIMIT: Final = 64 * 1024
@@ -83,7 +84,7 @@ class Turn:
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._headed: asyncio.Future[None] = self._loop.create_future()
-        self._news = asyncio.Event()
+        self._news = News()
         self._unwritten = b""
         self._pump_task: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -200,7 +201,7 @@ class Turn:
         if has_ended and self._channel.can_write:  # else something of it was dropped, and was not sent whatever was answered
             self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
             self.is_sent = True
-            self._news.set()
+            self._news.tell()
 
     def _send_piece(self, piece: Piece) -> bool:
         """Write a piece of the body; false when the destination must be waited for, or is gone."""
@@ -247,11 +248,10 @@ class Turn:
     async def _wait(self) -> None:
         if self._failure is not None:
             raise self._failure
-        self._news.clear()
         self._is_reading = True
         self._stalled_since = self._loop.time()
         try:
-            await self._news.wait()
+            await self._news.come()
         finally:
             self._is_reading = False
 
@@ -293,7 +293,7 @@ class Turn:
             self._complete()
         elif not self.is_answered:
             self._fail(failure if isinstance(failure, RelayError) else httpx.ReadError("the connection broke"))
-        self._news.set()
+        self._news.tell()
 
     def on_message_begin(self) -> None:
         """For the parser. The first byte of another answer, in the same read as the end of this one, is one too many."""
@@ -343,7 +343,7 @@ class Turn:
         if not self.is_answered:
             self._pieces.append(data)
             self._unread_bytes += max(len(data), PIECE_COST)
-            self._news.set()
+            self._news.tell()
 
     def on_message_complete(self) -> None:
         """For the parser."""
@@ -353,7 +353,7 @@ class Turn:
     def _complete(self) -> None:
         self.is_answered = True
         self.is_spoiled = self.is_spoiled or self._is_old or not self._parser.should_keep_alive()
-        self._news.set()
+        self._news.tell()
 
     # ── how it ends ──────────────────────────────────────────────────────────────────────────────
 
@@ -365,7 +365,7 @@ class Turn:
         self._stop_pump()
         if not self._headed.done():
             self._headed.set_exception(self._failure)
-        self._news.set()
+        self._news.tell()
 
     def _stop_pump(self) -> None:
         self._is_stopped = True
