@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 from sqlalchemy import select
 from starlette.types import Receive, Scope, Send
@@ -144,7 +143,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         names = Names(settings.dns)
         stack.callback(names.close)
         transport = Transport(names, egress.permit)
-        client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
+        client = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
         destinations = OpenDestinations(client, sealer, settings.disk)
         stack.push_async_callback(destinations.close)

@@ -5,12 +5,11 @@ success that comes early streams back while the body goes on, and counts only if
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,11 +18,10 @@ from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Body, Finding, Headers, Item, Receipt
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationMisconfigured, DestinationTimeout
 from relay.protocols.certificates import describe_time, parse_certificates
-from relay.protocols.header_rules import as_read, find_value
-from relay.wire.client import Account, Place
-from relay.wire.pieces import Take
+from relay.protocols.header_rules import Field, as_read, find_value
+from relay.wire.client import Account, Answer, Client, Place
 from relay.wire.tls import PUBLIC, TlsTerms
-from relay.wire.turn import OutgoingBody, Turn
+from relay.wire.turn import NoBody, Outgoing, OutgoingBody, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +45,6 @@ class Base:
         return target + b"?" + query if query else target
 
 
-class _Handover(OutgoingBody):
-    """The body as httpx takes it."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    @property
-    def is_at_hand(self) -> bool:
-        return self._body.is_at_hand
-
-    def pour(self, take: Take) -> Awaitable[bool]:
-        return self._body.pour(take)
-
-
 class HttpDelivery:
     """One answer of a tenant's service, and its body as an iterator."""
 
@@ -74,15 +58,15 @@ class HttpDelivery:
         self.is_settled = False
 
     @classmethod
-    def of(cls, response: httpx.Response) -> Self:
+    def of(cls, turn: Turn) -> Self:
         """The delivery that an answer makes.
 
         Raises:
             DestinationBroke: its status answers no upload.
         """
-        if not 200 <= response.status_code < 600:
+        if not 200 <= turn.status < 600:
             raise DestinationBroke("The destination's answer has a status that answers no upload. What it kept is unknown.")
-        return cls(response.extensions["turn"])
+        return cls(turn)
 
     @property
     def is_body_taken(self) -> bool:
@@ -144,15 +128,15 @@ class _Delivering:
         self._item = item
         self._body = body
         self._total = asyncio.timeout(total_seconds) if total_seconds is not None else None
-        self._response: httpx.Response | None = None
+        self._answer: Answer | None = None
 
     async def __aenter__(self) -> HttpDelivery:
         self._upstream.enter(self._item)
         try:
             if self._total is not None:
                 await self._total.__aenter__()
-            self._response = await self._upstream.send(self._item, self._body)
-            return HttpDelivery.of(self._response)
+            self._answer = await self._upstream.send(self._item, self._body)
+            return HttpDelivery.of(self._answer.turn)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -165,24 +149,22 @@ class _Delivering:
             raise DestinationTimeout("The upload took longer than the destination's total timeout.") from None
         finally:
             self._upstream.leave()
-            if self._response is not None:
-                turn: Turn = self._response.extensions["turn"]
+            if self._answer is not None:
                 # Closing what has ended waits for nothing, so there is nothing to shield.
-                await (_close(self._response) if turn.is_over else asyncio.shield(_close(self._response)))
+                closing = self._answer.aclose()
+                await (closing if self._answer.turn.is_over else asyncio.shield(closing))
 
 
 class HttpUpstream:
     """One tenant's HTTP service."""
 
     def __init__(
-        self, client: httpx.AsyncClient, account: Account, config: HttpConfig, headers: Mapping[str, str], terms: TlsTerms | None = None
+        self, client: Client, account: Account, config: HttpConfig, headers: Mapping[str, str], terms: TlsTerms | None = None
     ) -> None:
         self._client = client
         self._config = config
         self._base = Base.of(config.base_url, config.host)
         self._pooled = Place.of(self._base.url, account, terms or PUBLIC)
-        idle = config.idle_timeout_seconds
-        self._timeouts = {"connect": config.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
         self._own_headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers.items()]
         self._own_names = {as_read(name.lower()) for name, _ in self._own_headers}
         self._running = 0
@@ -219,38 +201,29 @@ class HttpUpstream:
         """It has ended."""
         self._running -= 1
 
-    async def send(self, item: Item, body: Body) -> httpx.Response:
+    async def send(self, item: Item, body: Body) -> Answer:
         """Send the request of a delivery; returns with the head of the answer.
 
         Raises:
             DependencyFault: as ``deliver``.
         """
-        return await self._send(self._request(item, _Handover(body)))
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._client.send(request, stream=True)
-        except _BROKEN as error:
-            raise _translated(error) from None
-
-    def _request(self, item: Item, handover: _Handover) -> httpx.Request:
-        framing = [(b"transfer-encoding", b"chunked")]
+        framing = (b"transfer-encoding", b"chunked")
         if item.declared_bytes is not None:
-            framing = [(b"content-length", b"%d" % item.declared_bytes)]
+            framing = (b"content-length", b"%d" % item.declared_bytes)
         passed = item.headers
         if self._own_names:
             passed = [(name, value) for name, value in passed if as_read(name) not in self._own_names]
-        return httpx.Request(
-            item.method,
-            self._base.url,
-            stream=handover,
-            extensions={
-                "fields": [(b"host", self._base.host), *passed, *self._own_headers, *framing],
-                "target": self._base.target(item.path, item.query),
-                "timeout": self._timeouts,
-                "place": self._pooled,
-            },
-        )
+        fields = [(b"host", self._base.host), *passed, *self._own_headers, framing]
+        return await self._send(item.method, self._base.target(item.path, item.query), fields, body)
+
+    async def _send(self, method: str, target: bytes, fields: Sequence[Field], body: OutgoingBody) -> Answer:
+        config = self._config
+        try:
+            return await self._client.exchange(
+                self._pooled, Outgoing(method, target, fields, body, config.connect_timeout_seconds, config.idle_timeout_seconds)
+            )
+        except _BROKEN as error:
+            raise _translated(error) from None
 
     async def check(self) -> Finding:
         """Look the name up, connect, make TLS, and ask ``HEAD`` of the base URL."""
@@ -273,28 +246,18 @@ class HttpUpstream:
         return None
 
     async def _ask(self) -> Finding:
-        request = httpx.Request(
-            "HEAD",
-            self._base.url,
-            headers=[(b"host", self._base.host), *self._own_headers],
-            extensions={"timeout": self._timeouts, "place": self._pooled},
-        )
         try:
             async with asyncio.timeout(self._config.connect_timeout_seconds * 2):
-                response = await self._send(request)
+                answer = await self._send("HEAD", self._base.url.raw_path, [(b"host", self._base.host), *self._own_headers], NoBody())
         except TimeoutError:
             return Finding(ok=False, code=DestinationTimeout.code, detail="The service accepts connections but does not answer HEAD.")
         except DependencyFault as error:
             return Finding(ok=False, code=error.code, detail=error.detail)
-        await _close(response)
-        if response.status_code >= 500:
-            return Finding(ok=False, code=DestinationBroke.code, detail=f"The service answers HEAD with {response.status_code}.")
-        return Finding(ok=True, code=None, detail=f"The service answers HEAD with {response.status_code}.")
+        await answer.aclose()
+        status = answer.turn.status
+        if status >= 500:
+            return Finding(ok=False, code=DestinationBroke.code, detail=f"The service answers HEAD with {status}.")
+        return Finding(ok=True, code=None, detail=f"The service answers HEAD with {status}.")
 
     async def close(self) -> None:
         """Nothing is held here: connections belong to the shared client."""
-
-
-async def _close(response: httpx.Response) -> None:
-    with contextlib.suppress(httpx.HTTPError, OSError):
-        await cast("httpx.AsyncByteStream", response.stream).aclose()

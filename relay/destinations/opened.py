@@ -7,8 +7,6 @@ from collections import OrderedDict
 from pathlib import Path
 from uuid import UUID
 
-import httpx
-
 from relay.destinations.config import make_terms, parse_disk_config, parse_http_config
 from relay.destinations.destination import Destination, DestinationSpec
 from relay.destinations.disk import DiskDestination
@@ -17,7 +15,7 @@ from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, RequestInvalid
 from relay.settings import DiskSettings
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 
 KEPT = 10_000
 CLOSE_SECONDS = 5.0
@@ -26,7 +24,7 @@ CLOSE_SECONDS = 5.0
 class OpenDestinations:
     """Opens destinations; one whose configuration changed is opened anew, the old one serves what it began."""
 
-    def __init__(self, client: httpx.AsyncClient, sealer: Sealer, disk: DiskSettings) -> None:
+    def __init__(self, client: Client, sealer: Sealer, disk: DiskSettings) -> None:
         self._client = client
         self._sealer = sealer
         self._disk = disk

@@ -271,7 +271,7 @@ def place(grant: Grant, path: UploadPath) -> tuple[DestinationSpec, UploadPath]:
     Raises:
         RouteNotFound: no route matches and there is no default destination.
     """
-    route = _longest(route for route in grant.routes if path.starts_with(route.segments))
+    route = _longest(route for route in grant.routes if path.starts_with(route.segments)) if grant.routes else None
     name = route.destination if route is not None else grant.tenant.default_destination
     spec = grant.destinations.get(name) if name is not None else None
     if spec is None:

@@ -24,7 +24,7 @@ Everything that is kept is bounded: the answer's head by ``HEAD_LIMIT``, its unr
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Sequence
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 import httptools
 import httpx
@@ -47,21 +47,34 @@ _SWITCHING: Final = 101
 _FIRST_REFUSAL: Final = 300
 
 
-class OutgoingBody(httpx.AsyncByteStream):
+class OutgoingBody(Protocol):
     """A request's body that gives its pieces away as they come, and can tell whether that would wait."""
 
     @property
     def is_at_hand(self) -> bool:
         """True when all of it has come: taking it waits for nothing."""
-        return False
+        ...
 
     def pour(self, take: Take) -> Awaitable[bool]:
         """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end."""
-        raise NotImplementedError
+        ...
 
 
-class _Iterated(OutgoingBody):
-    """Any other body of httpx."""
+class NoBody:
+    """The body of a request that has none."""
+
+    is_at_hand = True
+
+    async def pour(self, take: Take) -> bool:
+        """Give nothing."""
+        del take
+        return True
+
+
+class _Iterated:
+    """A body of httpx."""
+
+    is_at_hand = False
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._chunks = aiter(stream)
@@ -73,14 +86,33 @@ class _Iterated(OutgoingBody):
         return True
 
 
+class Outgoing(NamedTuple):
+    """A request as it is written, and how long the peer may be waited for: to be connected, and between two steps (seconds)."""
+
+    method: str
+    target: bytes
+    fields: Sequence[Field]
+    body: OutgoingBody
+    connect_seconds: float | None = None
+    idle_seconds: float | None = None
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> "Outgoing":
+        """Read any request of httpx."""
+        timeouts = request.extensions.get("timeout", {})
+        assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
+        body = _Iterated(request.stream)
+        return cls(request.method, request.url.raw_path, request.headers.raw, body, timeouts.get("connect"), timeouts.get("read"))
+
+
 class Turn:
     """One request and its answer."""
 
-    def __init__(self, channel: Channel, request: httpx.Request) -> None:
+    def __init__(self, channel: Channel, request: Outgoing) -> None:
         self._channel = channel
         self._request = request
         self._is_head_asked = request.method == "HEAD"
-        self._idle_seconds: float | None = request.extensions.get("timeout", {}).get("read")
+        self._idle_seconds = request.idle_seconds
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._headed: asyncio.Future[None] = self._loop.create_future()
@@ -100,8 +132,7 @@ class Turn:
         self._is_old = False
         self._stalled_since = 0.0
         self._unsent_bytes = 0
-        self._fields = fields_of(request)
-        self.declared_bytes, self._is_chunked = _framing_of(self._fields)
+        self.declared_bytes, self._is_chunked = _framing_of(request.fields)
         self._between = b""
         self.body_bytes = 0
         """Bytes of the body that were handed over."""
@@ -143,8 +174,8 @@ class Turn:
 
     @property
     def _is_small_and_at_hand(self) -> bool:
-        body, length = self._request.stream, self.declared_bytes
-        return length is not None and length <= JOIN_LIMIT and isinstance(body, OutgoingBody) and body.is_at_hand
+        length = self.declared_bytes
+        return length is not None and length <= JOIN_LIMIT and self._request.body.is_at_hand
 
     async def _pump(self) -> None:
         try:
@@ -172,17 +203,15 @@ class Turn:
             self._channel.write(data, before)
 
     def _head(self) -> bytes:
-        target: bytes = self._request.extensions.get("target") or self._request.url.raw_path
-        lines = [self._request.method.encode("ascii") + b" " + target + b" HTTP/1.1", *map(b": ".join, self._fields)]
+        request = self._request
+        lines = [request.method.encode("ascii") + b" " + request.target + b" HTTP/1.1", *map(b": ".join, request.fields)]
         head = b"\r\n".join([*lines, b"", b""])
         if head.count(b"\r\n") != len(lines) + 1 or head.count(b"\n") != len(lines) + 1 or b"\0" in head:
             raise httpx.LocalProtocolError("a header field holds a line break")
         return head
 
     async def _send_body(self) -> None:
-        stream = self._request.stream
-        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
-        body = stream if isinstance(stream, OutgoingBody) else _Iterated(stream)
+        body = self._request.body
         has_ended = self.declared_bytes == 0
         while not has_ended and self._channel.can_write:
             self.is_body_asked = self._is_asking_client = True
@@ -409,15 +438,6 @@ class Turn:
             self._fail(httpx.WriteTimeout("the destination takes nothing"))
         else:
             self._fail(httpx.ReadTimeout("no answer in time"))
-
-
-def fields_of(request: httpx.Request) -> Sequence[Field]:
-    """The header fields of a request, as they are written: ``extensions["fields"]``, or those of any request of httpx.
-
-    ``httpx.Headers`` would decode, encode and compare them again, which costs as much as to send a small body.
-    """
-    fields: Sequence[Field] | None = request.extensions.get("fields")
-    return request.headers.raw if fields is None else fields
 
 
 def _framing_of(fields: Sequence[Field]) -> tuple[int | None, bool]:
