@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasPermissions, generate_container_sas
 
@@ -30,7 +29,7 @@ from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import PartMemory
 from relay.destinations.store import StoreDestination
 from relay.settings import FormSettings
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 
 VERSION = "3.35.0"
 ACCOUNT = "devstoreaccount1"
@@ -123,13 +122,13 @@ def azure_config(endpoint: str, container: str, **members: object) -> AzureConfi
     return AzureConfig.model_validate({"account": ACCOUNT, "container": container, "endpoint_url": endpoint, **members})
 
 
-def open_store(client: httpx.AsyncClient, config: AzureConfig, signer: Signer | None = None, tools: BlockTools | None = None) -> AzureStore:
+def open_store(client: Client, config: AzureConfig, signer: Signer | None = None, tools: BlockTools | None = None) -> AzureStore:
     """A container as Relay opens it."""
     tools = tools or Tools(PartMemory(64 << 20), DigestThreads(), 3)
     return AzureStore.open(client, Account("acme", "main"), config, signer or SharedKey(ACCOUNT, KEY), tools)
 
 
-def open_destination(client: httpx.AsyncClient, config: AzureConfig) -> StoreDestination:
+def open_destination(client: Client, config: AzureConfig) -> StoreDestination:
     """A destination of kind azure."""
     return StoreDestination(open_store(client, config), KeyTemplate(config.key_template), FormSettings())
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from relay.destinations.destination import Destination, DestinationSpec
@@ -24,7 +23,7 @@ from relay.destinations.store_tools import StoreTools
 from relay.destinations.upload_notes import UploadNotes
 from relay.errors import DestinationUnreachable, EgressDenied, RequestInvalid
 from relay.settings import DiskSettings, FormSettings, load_settings
-from relay.wire.client import Transport, make_client
+from relay.wire.client import Client, Transport, make_client
 from relay.wire.names import Names, look_up
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.upstreams import Conduct, Upstream
@@ -65,7 +64,7 @@ class Resolver:
 
 
 @contextlib.asynccontextmanager
-async def client_with(resolver: Resolver, allow: str = "") -> AsyncIterator[httpx.AsyncClient]:
+async def client_with(resolver: Resolver, allow: str = "") -> AsyncIterator[Client]:
     """The one client of a process, which remembers no address."""
     settings = load_settings({"RELAY_EGRESS_ALLOW": allow, "RELAY_DNS_CACHE_SECONDS": "0"})
     names = Names(settings.dns, resolver.look_up)
@@ -87,7 +86,7 @@ async def knocks_at(address: str, port: int) -> AsyncIterator[list[str]]:
         yield knocks
 
 
-def open_destination(client: httpx.AsyncClient, url: str, kind: str = "http", **config: Any) -> Destination:
+def open_destination(client: Client, url: str, kind: str = "http", **config: Any) -> Destination:
     document = ADDRESSED[kind](url)
     now = datetime.now(UTC)
     spec = DestinationSpec(uuid4(), "acme", "main", kind, document["config"] | config, None, (), now, now)
