@@ -18,7 +18,7 @@ from tests.support.stores import StoreServer, TestBucket, moto, rclone
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
 settings.register_profile("relay", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("short", settings.get_profile("relay"), max_examples=40)
+settings.register_profile("short", settings.get_profile("relay"), max_examples=25)
 settings.load_profile("relay")
 
 
