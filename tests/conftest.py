@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from azure.storage.blob import ContainerClient
 from hypothesis import HealthCheck, settings
 
 from relay.db.engine import Database
 from relay.settings import DatabaseSettings
+from tests.support.azurite import Azurite, azurite
 from tests.support.postgres import TemplateServer
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
@@ -52,3 +54,17 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     database = Database(database_url, DatabaseSettings())
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A server that speaks the blob interface of Azure Storage; skips where it is not installed."""
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def container(azurite_server: Azurite) -> Iterator[ContainerClient]:
+    """A container of the test's own, as the maker's own client sees it."""
+    with azurite_server.make_container() as client:
+        yield client
