@@ -64,7 +64,6 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite
 
 
 @pytest.fixture
-def container(azurite_server: Azurite) -> Iterator[ContainerClient]:
+def container(azurite_server: Azurite) -> ContainerClient:
     """A container of the test's own, as the maker's own client sees it."""
-    with azurite_server.make_container() as client:
-        yield client
+    return azurite_server.make_container()

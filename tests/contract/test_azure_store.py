@@ -48,7 +48,7 @@ async def test_a_blob_of_any_size_is_kept_whole(container: ContainerClient, stor
     )
 
 
-@pytest.mark.parametrize("size", [10, BLOCK + 10], ids=["whole", "blocks"])
+@pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
 async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, stores: AzureStores, size: int) -> None:
     fields = {
         "content-type": "text/plain; charset=utf-8",
@@ -184,9 +184,9 @@ async def test_a_container_that_is_not_there_is_told(container: ContainerClient,
     assert "container does not exist" in (await store.check()).detail
 
 
-@pytest.mark.parametrize("key", ["a.", "a./b", "..", "x" * 1_025, "a/" * 254 + "a", "\uffff"])
-async def test_names_that_the_store_would_change_are_refused(stores: AzureStores, key: str) -> None:
+async def test_names_that_the_store_would_change_are_refused(stores: AzureStores) -> None:
     store = stores.open(ContainerClient("http://127.0.0.1:1/x", "unused"))
-    with pytest.raises(PathInvalid):
-        store.check_key(key)
+    for key in ("a.", "a./b", "..", "x" * 1_025, "a/" * 254 + "a", "\uffff"):
+        with pytest.raises(PathInvalid):
+            store.check_key(key)
     store.check_key("x" * 1_024)

@@ -110,6 +110,7 @@ async def test_a_block_is_sent_again_until_the_store_has_it(container: Container
     assert read_blob(container, "a") == DATA
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["whole", "blocks"])
 async def test_bits_that_flip_on_the_way_are_found(container: ContainerClient, stores: AzureStores, data: bytes) -> None:
     async with proxy(container, times(99, lambda asked: asked.method == "PUT" and not is_list(asked), Flip())) as front:
@@ -118,6 +119,7 @@ async def test_bits_that_flip_on_the_way_are_found(container: ContainerClient, s
     assert names_in(container) == []
 
 
+@pytest.mark.full
 async def test_a_store_that_stays_away_is_told_and_nothing_is_published(container: ContainerClient, stores: AzureStores) -> None:
     async with proxy(container, times(99, is_block, refusal(503, "ServerBusy"))) as front:
         with pytest.raises(DestinationBroke, match="503"):
@@ -137,6 +139,7 @@ async def test_a_store_that_says_it_got_something_else_is_not_believed(
     assert names_in(container) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("code", "overwrite", "error"),
     [

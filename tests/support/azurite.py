@@ -54,20 +54,15 @@ def program() -> Path | None:
     return path if path.is_file() and shutil.which("node") else None
 
 
-@dataclass(frozen=True)
 class Azurite:
-    """A server that runs."""
+    """A server that runs, and the maker's own client of it."""
 
-    url: str
-
-    @property
-    def endpoint(self) -> str:
-        return f"{self.url}/{ACCOUNT}"
+    def __init__(self, url: str) -> None:
+        self.service = BlobServiceClient(f"{url}/{ACCOUNT}", credential=KEY, api_version=API_VERSION, retry_total=0)
 
     def make_container(self) -> ContainerClient:
-        """A container of the test's own, as the maker's own client sees it."""
-        service = BlobServiceClient(self.endpoint, credential=KEY, api_version=API_VERSION, retry_total=0)
-        return service.create_container(f"test-{uuid4().hex[:12]}")
+        """A container of the test's own."""
+        return self.service.create_container(f"test-{uuid4().hex[:12]}")
 
 
 @contextlib.contextmanager
@@ -86,7 +81,9 @@ def azurite(folder: Path) -> Iterator[Azurite]:
         text=True,
     )
     try:
-        yield Azurite(_wait_for_url(process))
+        server = Azurite(_wait_for_url(process))
+        with server.service:
+            yield server
     finally:
         process.kill()
         process.wait()
