@@ -252,6 +252,27 @@ class UploadSettings(Group):
     rate_window: Seconds = Field(timedelta(seconds=60), description="Waiting time over which the rate is measured (seconds).")
 
 
+class FormSettings(Group):
+    max_files: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Files of one form: far more than people choose, few enough for one answer that names them all.",
+    )
+    max_fields: int = Field(1_000, ge=0, le=100_000, description="Plain fields of one form: as many as files, for a description of each.")
+    max_field_bytes: ByteSize = Field(
+        ByteSize(1 << 20),
+        le=64 << 20,
+        description="Names and values of all plain fields of one form (bytes), held until it ends. Large content belongs in a file.",
+    )
+    max_head_bytes: ByteSize = Field(
+        ByteSize(8 << 10),
+        ge=1 << 10,
+        le=64 << 10,
+        description="Header lines of one part (bytes): room for two names of 1,024 characters in most scripts.",
+    )
+
+
 class MemorySettings(Group):
     buffers: ByteSize = Field(
         ByteSize(256 << 20), description="What all running uploads of a worker may hold in buffers; more of them get smaller ones (bytes)."
@@ -308,6 +329,7 @@ class Settings(Group):
     ledger: LedgerSettings = LedgerSettings()
     directory: DirectorySettings = DirectorySettings()
     upload: UploadSettings = UploadSettings()
+    form: FormSettings = FormSettings()
     memory: MemorySettings = MemorySettings()
     store: StoreSettings = StoreSettings()
     head: HeadSettings = HeadSettings()

@@ -1,6 +1,7 @@
 """Fixtures of every test: a real Postgres, and in it a database of the test's own."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from azure.storage.blob import ContainerClient
@@ -9,7 +10,9 @@ from hypothesis import HealthCheck, settings
 from relay.db.engine import Database
 from relay.settings import DatabaseSettings
 from tests.support.azurite import Azurite, azurite
+from tests.support.buckets import Stores, opened_stores
 from tests.support.postgres import TemplateServer
+from tests.support.stores import StoreServer, TestBucket, moto, rclone
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
 settings.register_profile("relay", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,13 +60,40 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
+def moto_server() -> Iterator[StoreServer]:
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[StoreServer]:
+    with rclone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """A server that speaks the blob interface of Azure Storage; skips where it is not installed."""
     with azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
 @pytest.fixture
+def bucket(moto_server: StoreServer) -> TestBucket:
+    return moto_server.make_bucket()
+
+
+@pytest.fixture
+def plain_bucket(rclone_server: StoreServer) -> TestBucket:
+    return rclone_server.make_bucket()
+
+
+@pytest.fixture
 def container(azurite_server: Azurite) -> ContainerClient:
-    """A container of the test's own, as the maker's own client sees it."""
     return azurite_server.make_container()
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
+    async with opened_stores(tmp_path) as opened:
+        yield opened
+        assert opened.tools.memory.held_bytes == 0, "everything that was held is given back"

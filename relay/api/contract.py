@@ -125,6 +125,11 @@ SCHEMAS: dict[str, Any] = {
             "code": _TEXT,
             "request_id": {"type": "string", "format": "uuid"},
             "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}},
+            "objects": {
+                "description": "What of a form had landed in a store before this failed; absent where nothing had.",
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/StoredObject"},
+            },
         },
     },
     "FieldError": {
@@ -145,6 +150,15 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "upload_id": {"type": "string", "format": "uuid"},
             "objects": {"type": "array", "items": {"$ref": "#/components/schemas/StoredObject"}},
+            "fields": {
+                "description": "The plain fields of a form, in its order; absent where the body was none.",
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "value"],
+                    "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                },
+            },
         },
         "examples": [{"upload_id": UPLOAD_ID, "objects": [_OBJECT]}],
     },

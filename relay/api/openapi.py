@@ -63,7 +63,7 @@ DOOR_ERRORS: tuple[type[RelayError], ...] = (
     errors.ObjectExists,
     errors.UploadTooLarge,
     errors.ContentTypeRefused,
-    errors.FormNotSupported,
+    errors.FormInvalid,
     errors.DigestMismatch,
     errors.LimitExceeded,
     errors.HeadTooLarge,

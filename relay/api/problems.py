@@ -62,6 +62,8 @@ def problem(error: RelayError, *, request_id: str) -> Problem:
     }
     if error.errors or isinstance(error, RequestInvalid):
         document["errors"] = [_member(wrong) for wrong in error.errors[:ERRORS_LIMIT]]
+    if error.objects:
+        document["objects"] = list(error.objects)
     # A lone surrogate in a member's name cannot be written as UTF-8.
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return Problem(error.status, list(_headers(error)), body)

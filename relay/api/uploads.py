@@ -64,6 +64,7 @@ _EXAMPLE: dict[str, Any] = {
     "length": 48_213,
     "destination": "archive",
     "objects": [_STORED],
+    "fields": None,
     "digests": {"sha256": SHA256},
     "destination_status": 201,
     "started_at": TIME,
@@ -134,6 +135,13 @@ class StoredPayload(Payload):
     version: str | None = None
 
 
+class FieldPayload(Payload):
+    """A plain field of a form."""
+
+    name: str
+    value: str
+
+
 class DigestsPayload(Payload):
     """Digests of the whole body, in hex; null where none was taken."""
 
@@ -152,6 +160,9 @@ class UploadPayload(Payload):
     length: int | None = Field(description="Length of the whole body.")
     destination: str | None
     objects: tuple[StoredPayload, ...] | None = Field(description="What a store holds of it; null for an HTTP destination.")
+    fields: tuple[FieldPayload, ...] | None = Field(
+        description="The plain fields of a form that went to a store; null where there was none."
+    )
     digests: DigestsPayload
     destination_status: int | None = Field(description="What the destination answered; 201 for a store.")
     started_at: UtcTime

@@ -15,7 +15,7 @@ from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, s
 from relay.cli.destination_draft import PEM, Told, make_draft
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.egress import Egress
-from relay.destinations.means import PartTools
+from relay.destinations.means import Means
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.registry import DestinationChange, DestinationDraft
 from relay.destinations.sealing import Sealer
@@ -182,9 +182,7 @@ async def _check(desk: Desk, spec: DestinationSpec) -> Finding:
         names = Names(settings.dns)
         stack.callback(names.close)
         client = await stack.enter_async_context(make_client(Transport(names, Egress(settings.egress).permit)))
-        destinations = OpenDestinations(
-            client, Sealer(settings.secret.keys()), settings.disk, PartTools.of(settings.memory, settings.store)
-        )
+        destinations = OpenDestinations(Sealer(settings.secret.keys()), Means.of(client, settings))
         stack.push_async_callback(destinations.close)
         try:
             return await destinations.open(spec).check()

@@ -19,6 +19,8 @@ from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.keys import KeyTemplate
 from relay.destinations.means import Means
 from relay.destinations.members import ConfigMembers, NoSecrets, SecretMembers, parse_members
+from relay.destinations.s3 import S3Store
+from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
 from relay.destinations.store import StoreDestination
 from relay.destinations.tls_config import find_client_key, make_terms
 from relay.errors import DestinationMisconfigured, FieldError, RequestInvalid
@@ -36,7 +38,21 @@ def _open_disk(means: Means, spec: DestinationSpec, config: DiskConfig, _secrets
     if means.disk.root is None:
         raise DestinationMisconfigured("No disk destination can be used: the operator has not set RELAY_DISK_ROOT.")
     store = DiskStore(Path(means.disk.root), config, means.disk_threads.share(spec.tenant), means.disk.idle_timeout)
-    return StoreDestination(store, KeyTemplate(config.key_template))
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
+
+
+def _open_s3(means: Means, spec: DestinationSpec, config: S3Config, secrets: Mapping[str, Any]) -> Destination:
+    return _open_bucket(means, spec, config, parse_members(S3Secrets, secrets, "secrets"))
+
+
+def _open_gcs(means: Means, spec: DestinationSpec, config: GcsConfig, secrets: Mapping[str, Any]) -> Destination:
+    return _open_bucket(means, spec, config, parse_members(GcsSecrets, secrets, "secrets"))
+
+
+def _open_bucket(means: Means, spec: DestinationSpec, config: S3Config | GcsConfig, secrets: S3Secrets | GcsSecrets) -> Destination:
+    terms = make_terms(config.tls, find_client_key(secrets.plain()))
+    store = S3Store.open(means.client, spec, config, secrets, means.tools, terms)
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
 def _open_azure(means: Means, spec: DestinationSpec, config: AzureConfig, secrets: Mapping[str, Any]) -> Destination:
@@ -45,8 +61,8 @@ def _open_azure(means: Means, spec: DestinationSpec, config: AzureConfig, secret
         raise DestinationMisconfigured("The destination has no credentials. Set secrets.sas_token or secrets.account_key.")
     signer = SharedKey(config.account, key) if key else SasToken(str(token))
     terms = make_terms(config.tls, find_client_key(secrets))
-    store = AzureStore.open(means.client, Account(spec.tenant, str(spec.id)), config, signer, means.parts, terms)
-    return StoreDestination(store, KeyTemplate(config.key_template))
+    store = AzureStore.open(means.client, Account(spec.tenant, str(spec.id)), config, signer, means.tools, terms)
+    return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,8 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "http": Kind(HttpConfig, HttpSecrets, _open_http),
     "disk": Kind(DiskConfig, NoSecrets, _open_disk),
+    "s3": Kind(S3Config, S3Secrets, _open_s3),
+    "gcs": Kind(GcsConfig, GcsSecrets, _open_gcs),
     "azure": Kind(AzureConfig, AzureSecrets, _open_azure),
 }
 

@@ -6,30 +6,23 @@ from typing import Self
 import httpx
 
 from relay.destinations.disk_threads import DiskThreads
-from relay.destinations.part_digests import DigestThreads
-from relay.destinations.parts import PartMemory
-from relay.settings import DiskSettings, MemorySettings, StoreSettings
-
-
-@dataclass(frozen=True, slots=True)
-class PartTools:
-    """What all stores share that take objects in parts: room, threads, and how many parts of an upload are sent at once."""
-
-    memory: PartMemory
-    digests: DigestThreads
-    parallel: int
-
-    @classmethod
-    def of(cls, memory: MemorySettings, store: StoreSettings) -> Self:
-        """Make those of a process."""
-        return cls(PartMemory(memory.parts), DigestThreads(), store.parts_parallel)
+from relay.destinations.s3_place import StoreTools
+from relay.destinations.upload_notes import NOTES_FOLDER, UploadNotes
+from relay.settings import DiskSettings, FormSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The one client that carries every outgoing byte, the threads that do disk work, and what parts on their way need."""
+    """The one client that carries every outgoing byte, the threads that do disk work, and what all buckets share."""
 
     client: httpx.AsyncClient
     disk: DiskSettings
+    forms: FormSettings
     disk_threads: DiskThreads
-    parts: PartTools
+    tools: StoreTools
+
+    @classmethod
+    def of(cls, client: httpx.AsyncClient, settings: Settings) -> Self:
+        """What a process with these settings has."""
+        tools = StoreTools(settings.memory, settings.store, UploadNotes(settings.data.dir / NOTES_FOLDER))
+        return cls(client, settings.disk, settings.form, DiskThreads(settings.disk.threads), tools)

@@ -6,15 +6,11 @@ import threading
 from collections import OrderedDict
 from uuid import UUID
 
-import httpx
-
 from relay.destinations.destination import Destination, DestinationSpec
-from relay.destinations.disk_threads import DiskThreads
 from relay.destinations.kinds import kind_of, parse_config
-from relay.destinations.means import Means, PartTools
+from relay.destinations.means import Means
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, RequestInvalid
-from relay.settings import DiskSettings
 
 KEPT = 10_000
 CLOSE_SECONDS = 5.0
@@ -23,9 +19,9 @@ CLOSE_SECONDS = 5.0
 class OpenDestinations:
     """Opens destinations; one whose configuration changed is opened anew, the old one serves what it began."""
 
-    def __init__(self, client: httpx.AsyncClient, sealer: Sealer, disk: DiskSettings, parts: PartTools) -> None:
+    def __init__(self, sealer: Sealer, means: Means) -> None:
         self._sealer = sealer
-        self._means = Means(client, disk, DiskThreads(disk.threads), parts)
+        self._means = means
         self._open: OrderedDict[UUID, tuple[DestinationSpec, Destination]] = OrderedDict()
 
     def open(self, spec: DestinationSpec) -> Destination:
@@ -65,7 +61,7 @@ class OpenDestinations:
 
         def end() -> None:
             self._means.disk_threads.shutdown()
-            self._means.parts.digests.shutdown()
+            self._means.tools.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(ended.set)
 

@@ -42,7 +42,7 @@ def size_part(number: int, part_bytes: int, declared_bytes: int | None) -> int:
     """
     if declared_bytes is not None:
         least = -(-declared_bytes // MOST_PARTS)
-        return max(part_bytes, -(-least // MIB) * MIB)
+        return part_bytes if least <= part_bytes else -(-least // MIB) * MIB
     return min(LARGEST_PART, part_bytes + GROWTH_BYTES * max(0, number - SAME_PARTS))
 
 

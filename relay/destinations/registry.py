@@ -141,6 +141,12 @@ async def get_destination(session: AsyncSession, owner: Owner, name: str) -> Des
     return read_spec(await _get_row(session, owner, name), owner)
 
 
+async def find_destination(session: AsyncSession, owner: Owner, identity: UUID) -> DestinationSpec | None:
+    """One destination by its id, whatever its name is by now; ``None`` when the tenant has it no more."""
+    row = await session.scalar(select(DestinationRow).where(DestinationRow.tenant_id == owner.id, DestinationRow.id == identity))
+    return read_spec(row, owner) if row is not None else None
+
+
 async def change_destination(
     session: AsyncSession, actor: Actor, sealer: Sealer, before: DestinationSpec, change: DestinationChange
 ) -> DestinationSpec:

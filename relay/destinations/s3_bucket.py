@@ -10,10 +10,10 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from html import escape
 from typing import Final
-from xml.sax.saxutils import escape
 
 from crc32c import crc32c as crc
 
@@ -21,7 +21,7 @@ from relay.destinations.object_store import NewObject
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import OwnedPiece
 from relay.destinations.s3_answers import Refused, Reply, explain, find_all, find_text, name_of, parse_xml, read_refusal
-from relay.destinations.s3_requests import Ask, Patience, Requests
+from relay.destinations.s3_requests import Ask, Judge, Patience, Requests
 from relay.errors import DestinationBroke, ObjectExists, RelayError
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
@@ -129,6 +129,7 @@ class Bucket:
     def __init__(self, requests: Requests, dialect: Dialect, threads: DigestThreads) -> None:
         self.requests = requests
         self._threads = threads
+        self._takes_checksums = True
         self.dialect = dialect
 
     @property
@@ -143,10 +144,10 @@ class Bucket:
             Refused: 412 where the key is taken and ``is_new_only``.
             DestinationBroke: the store has something else; it was asked to remove it.
         """
-        fields = {**self._fields_of(new), **self.dialect.checksum(content.crc32c)}
+        fields = dict(self._fields_of(new))
         if is_new_only:
             fields.update([self.dialect.condition])
-        reply = await self.requests.call(Ask("PUT", key, (), fields, content.pieces, content.size, content.sha256))
+        reply = await self._send(Ask("PUT", key, (), fields, content.pieces, content.size, content.sha256), content)
         try:
             await self._compare(reply, content)
         except DestinationBroke:
@@ -156,7 +157,7 @@ class Bucket:
 
     async def create(self, key: str, new: NewObject) -> str:
         """Begin a multipart upload and return its id."""
-        algorithm = {} if self.dialect.is_google else {"x-amz-checksum-algorithm": "CRC32C"}
+        algorithm = {"x-amz-checksum-algorithm": "CRC32C"} if self._takes_checksums and not self.dialect.is_google else {}
         reply = await self._ask(Ask("POST", key, [("uploads", "")], {**self._fields_of(new), **algorithm}), "put")
         root = parse_xml(reply.body)
         upload_id = find_text(root, "UploadId") if root is not None else None
@@ -167,9 +168,11 @@ class Bucket:
     async def put_part(self, key: str, upload_id: str, number: int, content: Content) -> SentPart:
         """Send a part."""
         query = [("partNumber", str(number)), ("uploadId", upload_id)]
-        fields = self.dialect.checksum(content.crc32c)
-        reply = await self._ask(Ask("PUT", key, query, fields, content.pieces, content.size, content.sha256), "put")
-        await self._compare(reply, content)
+        ask = Ask("PUT", key, query, {}, content.pieces, content.size, content.sha256)
+        try:
+            reply = await self._send(ask, content, lambda reply: self._compare(reply, content))
+        except Refused as refused:
+            raise self.explain(refused, "put") from None
         etag = reply.fields.get("etag")
         if not etag:
             raise DestinationBroke("The store took a part without naming it. Nothing was published.")
@@ -254,6 +257,18 @@ class Bucket:
         """Say a refusal in our words; a condition that does not hold is an object that exists."""
         return ObjectExists() if refused.is_taken else explain(refused, self.dialect.permissions[right])
 
+    async def _send(self, ask: Ask, content: Content, judge: Judge | None = None) -> Reply:
+        """Send content with a checksum; a store that has never heard of ours gets an MD5, from then on."""
+        if self._takes_checksums:
+            try:
+                return await self.requests.call(replace(ask, fields={**ask.fields, **self.dialect.checksum(content.crc32c)}), judge=judge)
+            except Refused as refused:
+                if refused.code != "NotImplemented" and refused.status != 501:
+                    raise
+                self._takes_checksums = False
+        md5 = base64.b64encode(bytes.fromhex(await self._threads.md5(content.pieces))).decode("ascii")
+        return await self.requests.call(replace(ask, fields={**ask.fields, "content-md5": md5}), judge=judge)
+
     async def _ask(self, ask: Ask, right: str) -> Reply:
         try:
             return await self.requests.call(ask)
@@ -313,15 +328,15 @@ def checksums_of_parts(parts: Sequence[SentPart], crc32c: int) -> frozenset[str]
 
 def _write_parts(parts: Sequence[SentPart]) -> bytes:
     items = "".join(
-        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
-        + (f"<ChecksumCRC32C>{escape(part.checksum)}</ChecksumCRC32C>" if part.checksum else "")
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag, quote=False)}</ETag>"
+        + (f"<ChecksumCRC32C>{escape(part.checksum, quote=False)}</ChecksumCRC32C>" if part.checksum else "")
         + "</Part>"
         for part in parts
     )
     return f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{items}</CompleteMultipartUpload>'.encode()
 
 
-def _judge_completion(reply: Reply) -> None:
+async def _judge_completion(reply: Reply) -> None:
     """A completion may fail after its 200: the store says so in the body."""
     root = parse_xml(reply.body)
     if root is None:

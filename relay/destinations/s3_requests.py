@@ -7,7 +7,7 @@ a request that was done twice. How long one tries is bounded in number and in ti
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 from urllib.parse import quote, urlsplit
@@ -52,6 +52,10 @@ class Ask:
     pieces: Sequence[OwnedPiece] = ()
     size: int = 0
     sha256: str | None = EMPTY_SHA256
+
+
+Judge = Callable[[Reply], Awaitable[None]]
+"""Raises, as the request itself would, where an answer of success is none."""
 
 
 class _HeldBody(OutgoingBody):
@@ -104,8 +108,8 @@ class Requests:
         """True when the digest of every body is part of the signature: nothing else protects it on the way."""
         return not self._is_secret
 
-    async def call(self, ask: Ask, patience: Patience | None = None, judge: Callable[[Reply], None] | None = None) -> Reply:
-        """Send a request until it is done, or hopeless; ``judge`` raises where an answer of 200 is none.
+    async def call(self, ask: Ask, patience: Patience | None = None, judge: Judge | None = None) -> Reply:
+        """Send a request until it is done, or hopeless.
 
         Raises:
             Refused: the store said no.
@@ -131,10 +135,10 @@ class Requests:
                     raise
             await asyncio.sleep(pause)
 
-    async def _attempt(self, ask: Ask, attempt: int, judge: Callable[[Reply], None] | None) -> Reply:
+    async def _attempt(self, ask: Ask, attempt: int, judge: Judge | None) -> Reply:
         reply = replace(await self._send(ask), attempts=attempt)
         if judge is not None:
-            judge(reply)
+            await judge(reply)
         return reply
 
     async def _send(self, ask: Ask) -> Reply:

@@ -17,10 +17,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt, StoredObject
+from relay.destinations.form_parts import FilePart, FormReader
 from relay.destinations.keys import KeyTemplate, Name
-from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter, Published
-from relay.errors import BodyIncomplete, FormNotSupported, MetadataInvalid, RangeRefused
+from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter
+from relay.errors import BodyIncomplete, FormInvalid, MetadataInvalid, RangeRefused
+from relay.protocols.form_heads import parse_boundary
 from relay.protocols.header_rules import as_read
+from relay.settings import FormSettings
 from relay.wire.pieces import Piece
 
 BATCH_BYTES = 512 << 10
@@ -36,19 +39,28 @@ _METADATA_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-")
 class StoreDestination:
     """One tenant's place for objects."""
 
-    def __init__(self, store: ObjectStore, template: KeyTemplate) -> None:
-        self._store = store
+    def __init__(self, store: ObjectStore, template: KeyTemplate, forms: FormSettings) -> None:
+        self.store = store
         self._template = template
+        self._forms = forms
 
     def check_item(self, item: Item) -> None:
         """Refuse what can be known to be undeliverable.
 
         Raises:
             PathInvalid: no key can be made of the path.
-            FormNotSupported, RangeRefused: what is sent is not one whole raw file.
+            FormInvalid: the form has no good boundary.
+            RangeRefused: what is sent is a part of a file.
             MetadataInvalid: a field that is to be kept with the object cannot be.
         """
-        self._plan(item)
+        if any(as_read(name.lower()) == b"content-range" for name, _ in item.headers):
+            raise RangeRefused
+        if is_form(item.content_type):
+            parse_boundary(item.content_type or "")
+            self._make_key(item, "file")
+            find_metadata(item.headers)
+        else:
+            self._plan(item)
 
     @contextlib.asynccontextmanager
     async def deliver(self, item: Item, body: Body) -> AsyncIterator[Delivery]:
@@ -57,41 +69,112 @@ class StoreDestination:
         Raises:
             ObjectExists: the key is taken and the destination refuses to replace.
             DependencyFault, RelayFault: the store failed. Nothing of the object is kept.
-            ClientFault: as ``check_item`` says.
+            FormInvalid: the form is malformed, cut off, holds no file, or names one key twice.
+            ClientFault: as ``check_item`` says. What of a form had landed before stands in ``item.landed``.
         """
-        new = self._plan(item)
-        writer = self._store.begin(new)
+        self.check_item(item)
+        filing = _Filing(self.store, item.landed)
         try:
-            await writer.open()
-            await _write_body(writer, body)
-            await writer.seal()
-            stored = _describe(new, writer, await writer.publish())
-        except BaseException:
-            await writer.discard()
-            raise
-        yield StoreDelivery(item.upload_id, stored, writer.crc32c)
+            if is_form(item.content_type):
+                yield await self._take_form(item, body, filing)
+            else:
+                yield await self._take_file(item, body, filing)
+        finally:
+            await filing.discard()
 
     async def check(self) -> Finding:
         """Let the store try itself."""
-        return await self._store.check()
+        return await self.store.check()
 
     async def close(self) -> None:
         """Let the store go."""
-        await self._store.close()
+        await self.store.close()
+
+    async def _take_file(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
+        writer = await filing.begin(self._plan(item))
+        await _write_body(writer, body)
+        await filing.seal()
+        await filing.publish()
+        receipt = Receipt(writer.size, {"sha256": writer.sha256, "crc32c": writer.crc32c}, tuple(filing.landed))
+        return StoreDelivery(item.upload_id, receipt)
+
+    async def _take_form(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
+        form = FormReader(body, item.content_type or "", self._forms)
+        metadata = find_metadata(item.headers)
+        async for part in form.files():
+            await filing.publish()
+            new = self._plan_part(item, part, metadata)
+            writer = await filing.begin(new, part)
+            await _write_part(writer, part)
+            await filing.seal()
+        await filing.publish()
+        if not filing.landed:
+            raise FormInvalid("The form holds no file. Send one as a part with a file name.")
+        receipt = Receipt(sum(stored.size for stored in filing.landed), {}, tuple(filing.landed), tuple(form.fields))
+        return StoreDelivery(item.upload_id, receipt)
 
     def _plan(self, item: Item) -> NewObject:
         """Say what object a raw body becomes."""
-        if media_type_of(item.content_type) == "multipart/form-data":
-            raise FormNotSupported
-        if any(as_read(name.lower()) == b"content-range" for name, _ in item.headers):
-            raise RangeRefused
-        key = self._make_key(item, None)
-        return NewObject(key, item.declared_bytes, _kept_fields(item), _metadata(item.headers))
+        return NewObject(self._make_key(item, None), item.declared_bytes, find_fields(item), find_metadata(item.headers))
+
+    def _plan_part(self, item: Item, part: FilePart, metadata: Mapping[str, str]) -> NewObject:
+        """Say what object a file of a form becomes; one that was sent without a name is called by its field."""
+        fields = {"content-type": part.content_type} if part.content_type is not None else {}
+        return NewObject(self._make_key(item, part.filename or part.field), None, fields, metadata)
 
     def _make_key(self, item: Item, filename: str | None) -> str:
         key = self._template.make(Name.of(item.segments, filename, item.upload_id))
-        self._store.check_key(key)
+        self.store.check_key(key)
         return key
+
+
+class _Filing:
+    """What one delivery has made visible, and the object that it is writing."""
+
+    def __init__(self, store: ObjectStore, landed: list[StoredObject]) -> None:
+        self._store = store
+        self._keys: set[str] = set()
+        self._writer: ObjectWriter | None = None
+        self._new: NewObject | None = None
+        self._part: FilePart | None = None
+        self.landed = landed
+
+    async def begin(self, new: NewObject, part: FilePart | None = None) -> ObjectWriter:
+        """Begin the next object; the one before is published."""
+        if new.key in self._keys:
+            raise FormInvalid("Two files of the form have the same name. Name them differently.")
+        self._keys.add(new.key)
+        self._new, self._part, self._writer = new, part, self._store.begin(new)
+        await self._writer.open()
+        return self._writer
+
+    async def seal(self) -> None:
+        """The object's bytes have ended."""
+        if self._writer is not None:
+            await self._writer.seal()
+
+    async def publish(self) -> None:
+        """The object is whole: make it visible, if one is waiting for that."""
+        if self._writer is None or self._new is None:
+            return
+        published = await self._writer.publish()
+        stored = StoredObject(
+            key=self._new.key,
+            size=self._writer.size,
+            content_type=self._new.fields.get("content-type"),
+            filename=self._part.filename if self._part is not None else None,
+            field=self._part.field if self._part is not None else None,
+            sha256=self._writer.sha256,
+            etag=published.etag,
+            version=published.version,
+        )
+        self.landed.append(stored)
+        self._writer = None
+
+    async def discard(self) -> None:
+        """Leave nothing of an object that was not published."""
+        if self._writer is not None:
+            await self._writer.discard()
 
 
 class StoreDelivery:
@@ -102,9 +185,12 @@ class StoreDelivery:
     is_settled = True
     is_body_taken = True
 
-    def __init__(self, upload_id: str, stored: StoredObject, crc32c: str) -> None:
-        self._content = json.dumps({"upload_id": upload_id, "objects": [asdict(stored)]}, ensure_ascii=False).encode()
-        self._receipt = Receipt(bytes=stored.size, digests={"sha256": stored.sha256, "crc32c": crc32c}, objects=(stored,))
+    def __init__(self, upload_id: str, receipt: Receipt) -> None:
+        content = {"upload_id": upload_id, "objects": [asdict(stored) for stored in receipt.objects]}
+        if receipt.fields is not None:
+            content["fields"] = [{"name": name, "value": value} for name, value in receipt.fields]
+        self._content = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        self._receipt = receipt
 
     @property
     def answer_bytes(self) -> int:
@@ -139,22 +225,9 @@ class Batch:
         return self.size < BATCH_BYTES
 
 
-def media_type_of(content_type: str | None) -> str:
-    """The media type of a Content-Type, without its parameters."""
-    return (content_type or "").partition(";")[0].strip().lower()
-
-
-def _describe(new: NewObject, writer: ObjectWriter, published: Published) -> StoredObject:
-    return StoredObject(
-        key=new.key,
-        size=writer.size,
-        content_type=new.fields.get("content-type"),
-        filename=None,
-        field=None,
-        sha256=writer.sha256,
-        etag=published.etag,
-        version=published.version,
-    )
+def is_form(content_type: str | None) -> bool:
+    """True for the Content-Type of a form with files."""
+    return (content_type or "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 async def _write_body(writer: ObjectWriter, body: Body) -> None:
@@ -168,7 +241,22 @@ async def _write_body(writer: ObjectWriter, body: Body) -> None:
         raise BodyIncomplete
 
 
-def _kept_fields(item: Item) -> Mapping[str, str]:
+async def _write_part(writer: ObjectWriter, part: FilePart) -> None:
+    batch = Batch()
+    async for chunk in part:
+        if not batch.take(chunk):
+            await writer.write(batch.pieces)
+            batch = Batch()
+    if batch.size:
+        await writer.write(batch.pieces)
+
+
+def find_fields(item: Item) -> Mapping[str, str]:
+    """The fields of a request that are kept with the object.
+
+    Raises:
+        MetadataInvalid: one of them cannot be.
+    """
     fields = {"content-type": item.content_type} if item.content_type is not None else {}
     for name, value in item.headers:
         if (read := as_read(name.lower())) in _KEPT_FIELDS:
@@ -178,8 +266,12 @@ def _kept_fields(item: Item) -> Mapping[str, str]:
     return fields
 
 
-def _metadata(headers: Headers) -> Mapping[str, str]:
-    """The client's own pairs: the fields ``X-Object-Meta-<name>``."""
+def find_metadata(headers: Headers) -> Mapping[str, str]:
+    """The client's own pairs: the fields ``X-Object-Meta-<name>``.
+
+    Raises:
+        MetadataInvalid: they are malformed, or too much.
+    """
     found: dict[str, str] = {}
     for field, value in headers:
         name = as_read(field.lower())

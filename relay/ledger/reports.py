@@ -48,6 +48,7 @@ class Report:
     length: int | None
     destination: str | None
     objects: list[dict[str, Any]] | None
+    fields: list[dict[str, str]] | None
     sha256: str | None
     destination_status: int | None
     started_at: datetime
@@ -121,6 +122,7 @@ def _read(row: LedgerRow) -> Report:
         length=row.declared_length if row.declared_length is not None or not is_whole else row.bytes_in,
         destination=row.destination,
         objects=row.objects,
+        fields=row.fields,
         sha256=(row.digests or {}).get("sha256"),
         destination_status=row.upstream_status,
         started_at=row.started_at,

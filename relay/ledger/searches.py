@@ -79,7 +79,7 @@ Shape = frozenset[str]
 """The names of what a search has been given."""
 
 _LEDGER: Final = LedgerRow.__table__
-_COLUMNS: Final = tuple(member for member in _LEDGER.columns if member.name != "objects")
+_COLUMNS: Final = tuple(member for member in _LEDGER.columns if member.name not in {"objects", "fields"})
 _OF_TIME: Final = {"since", "until", "after_time", "after_id"}
 _MOST: Final = bindparam("most", type_=Integer)
 _DAY: Final = literal_column(DAY, Date)

@@ -23,7 +23,7 @@ def full(*values: object) -> ParameterSet:
 
 
 @pytest.fixture
-async def stores() -> AsyncIterator[AzureStores]:
+async def azures() -> AsyncIterator[AzureStores]:
     async with opened_azure() as opened:
         yield opened
 
@@ -34,9 +34,9 @@ def cut_up(data: bytes, size: int = 700_001) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [0, full(1), full(BLOCK - 1), full(BLOCK), BLOCK + 1, full(3 * BLOCK + 1)])
 @pytest.mark.parametrize("is_known", [full(True), False], ids=["known", "unknown"])
-async def test_a_blob_of_any_size_is_kept_whole(container: ContainerClient, stores: AzureStores, size: int, *, is_known: bool) -> None:
+async def test_a_blob_of_any_size_is_kept_whole(container: ContainerClient, azures: AzureStores, size: int, *, is_known: bool) -> None:
     data = DATA[:size]
-    store = stores.open(container, prefix="in/höhe")
+    store = azures.open(container, prefix="in/höhe")
     published, writer = await store_blob(store, NewObject("ordner/ü +&%ß#?.bin", size if is_known else None), cut_up(data))
     assert names_in(container) == ["in/höhe/ordner/ü +&%ß#?.bin"]
     assert read_blob(container, "in/höhe/ordner/ü +&%ß#?.bin") == data
@@ -49,7 +49,7 @@ async def test_a_blob_of_any_size_is_kept_whole(container: ContainerClient, stor
 
 
 @pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
-async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, stores: AzureStores, size: int) -> None:
+async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, azures: AzureStores, size: int) -> None:
     fields = {
         "content-type": "text/plain; charset=utf-8",
         "content-disposition": 'attachment; filename="a.txt"',
@@ -58,7 +58,7 @@ async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, st
         "cache-control": "no-store",
     }
     metadata = {"colour": "blue", "two-words": "x y", "2nd": "digits", "a-1": "", "a1": "sorted", "a-b": "otherwise"}
-    await store_blob(stores.open(container), NewObject("a.txt", size, fields, metadata), [DATA[:size]])
+    await store_blob(azures.open(container), NewObject("a.txt", size, fields, metadata), [DATA[:size]])
     found = container.get_blob_client("a.txt").get_blob_properties()
     kept = found.content_settings
     assert fields == {
@@ -71,30 +71,30 @@ async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, st
     assert found.metadata == {"colour": "blue", "two_words": "x y", "_2nd": "digits", "a_1": "", "a1": "sorted", "a_b": "otherwise"}
 
 
-async def test_metadata_that_would_become_one_is_refused_before_anything_is_sent(container: ContainerClient, stores: AzureStores) -> None:
+async def test_metadata_that_would_become_one_is_refused_before_anything_is_sent(container: ContainerClient, azures: AzureStores) -> None:
     with pytest.raises(MetadataInvalid):
-        await store_blob(stores.open(container), NewObject("a", 1, {}, {"1a": "x", "-1a": "y"}), [b"x"])
+        await store_blob(azures.open(container), NewObject("a", 1, {}, {"1a": "x", "-1a": "y"}), [b"x"])
     assert names_in(container) == []
 
 
 @pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
 async def test_nothing_is_visible_before_the_publication_nor_after_a_discard(
-    container: ContainerClient, stores: AzureStores, size: int
+    container: ContainerClient, azures: AzureStores, size: int
 ) -> None:
-    writer = stores.open(container).begin(NewObject("late.bin"))
+    writer = azures.open(container).begin(NewObject("late.bin"))
     await writer.open()
     await writer.write([DATA[:size]])
     await writer.seal()
     assert names_in(container) == []
-    assert stores.tools.memory.held_bytes <= 10, "what is sealed holds nothing to speak of"
+    assert azures.tools.memory.held_bytes <= 10, "what is sealed holds nothing to speak of"
     await writer.discard()
     await writer.discard()
     assert names_in(container) == []
 
 
 @pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
-async def test_of_two_writers_of_one_name_one_is_told_that_it_exists(container: ContainerClient, stores: AzureStores, size: int) -> None:
-    store = stores.open(container)
+async def test_of_two_writers_of_one_name_one_is_told_that_it_exists(container: ContainerClient, azures: AzureStores, size: int) -> None:
+    store = azures.open(container)
     contents = [os.urandom(size) for _ in range(2)]
     writers = [store.begin(NewObject("same.bin")) for _ in contents]
     for writer, content in zip(writers, contents, strict=True):
@@ -109,27 +109,27 @@ async def test_of_two_writers_of_one_name_one_is_told_that_it_exists(container: 
     assert read_blob(container, "same.bin") == contents[lost.index(False)]
 
 
-async def test_a_name_that_is_taken_is_told_before_the_body_is_asked_for(container: ContainerClient, stores: AzureStores) -> None:
+async def test_a_name_that_is_taken_is_told_before_the_body_is_asked_for(container: ContainerClient, azures: AzureStores) -> None:
     container.upload_blob("taken", b"first")
     with pytest.raises(ObjectExists):
-        await stores.open(container).begin(NewObject("taken")).open()
+        await azures.open(container).begin(NewObject("taken")).open()
     with pytest.raises(ObjectExists):
-        await store_blob(stores.open(container), NewObject("taken", 3), [b"new"])
-    published, _ = await store_blob(stores.open(container, overwrite="replace"), NewObject("taken"), [b"second"])
+        await store_blob(azures.open(container), NewObject("taken", 3), [b"new"])
+    published, _ = await store_blob(azures.open(container, overwrite="replace"), NewObject("taken"), [b"second"])
     assert (read_blob(container, "taken"), bool(published.etag)) == (b"second", True)
 
 
 @pytest.mark.parametrize("overwrite", ["replace", full("refuse")])
 async def test_blocks_are_lost_when_another_upload_of_the_name_ends_first(
-    container: ContainerClient, stores: AzureStores, overwrite: str
+    container: ContainerClient, azures: AzureStores, overwrite: str
 ) -> None:
-    store = stores.open(container, overwrite=overwrite)
+    store = azures.open(container, overwrite=overwrite)
     writer = store.begin(NewObject("same.bin"))
     await writer.open()
     await writer.write([DATA])
     await writer.seal()
     faster = os.urandom(BLOCK + 7)
-    await store_blob(stores.open(container, overwrite="replace"), NewObject("same.bin"), [faster])
+    await store_blob(azures.open(container, overwrite="replace"), NewObject("same.bin"), [faster])
     with pytest.raises(ObjectExists if overwrite == "refuse" else DestinationBroke):
         await writer.publish()
     await writer.discard()
@@ -137,8 +137,8 @@ async def test_blocks_are_lost_when_another_upload_of_the_name_ends_first(
 
 
 @pytest.mark.parametrize("permissions", [full("rcwd"), "cw"])
-async def test_a_sas_is_enough_and_need_not_let_read(container: ContainerClient, stores: AzureStores, permissions: str) -> None:
-    store = stores.open(container, signer=SasToken(sas(container, permissions)))
+async def test_a_sas_is_enough_and_need_not_let_read(container: ContainerClient, azures: AzureStores, permissions: str) -> None:
+    store = azures.open(container, signer=SasToken(sas(container, permissions)))
     for size in (10, BLOCK + 10):
         await store_blob(store, NewObject(f"{size}.bin"), [DATA[:size]])
         assert read_blob(container, f"{size}.bin") == DATA[:size]
@@ -149,24 +149,24 @@ async def test_a_sas_is_enough_and_need_not_let_read(container: ContainerClient,
 @pytest.mark.parametrize(
     ("permissions", "named"), [("cw", ["(r of a SAS)", "(d of a SAS)", "was left behind"]), full("r", ["(c and w of a SAS)"])]
 )
-async def test_the_check_names_what_is_missing(container: ContainerClient, stores: AzureStores, permissions: str, named: list[str]) -> None:
-    finding = await stores.open(container, signer=SasToken(sas(container, permissions))).check()
+async def test_the_check_names_what_is_missing(container: ContainerClient, azures: AzureStores, permissions: str, named: list[str]) -> None:
+    finding = await azures.open(container, signer=SasToken(sas(container, permissions))).check()
     assert (finding.ok, finding.code) == (False, "destination_misconfigured")
     assert [text for text in named if text not in finding.detail] == []
 
 
-async def test_the_check_leaves_nothing(container: ContainerClient, stores: AzureStores) -> None:
-    finding = await stores.open(container, prefix="in").check()
+async def test_the_check_leaves_nothing(container: ContainerClient, azures: AzureStores) -> None:
+    finding = await azures.open(container, prefix="in").check()
     assert (finding.ok, finding.code) == (True, None), finding.detail
     assert names_in(container) == []
 
 
 async def test_credentials_that_are_not_good_are_told_and_never_quoted(
-    container: ContainerClient, stores: AzureStores, caplog: pytest.LogCaptureFixture
+    container: ContainerClient, azures: AzureStores, caplog: pytest.LogCaptureFixture
 ) -> None:
     expired, another = sas(container, "rcwd", seconds=-60), "bm90IHRoZSBrZXkgb2YgdGhpcyBhY2NvdW50"
     for signer, hint in ((SasToken(expired), "expired at"), (SharedKey(ACCOUNT, another), "does not accept the account key")):
-        store = stores.open(container, signer=signer)
+        store = azures.open(container, signer=signer)
         finding = await store.check()
         assert not finding.ok and hint in finding.detail
         with pytest.raises(DestinationMisconfigured) as refused:
@@ -175,17 +175,17 @@ async def test_credentials_that_are_not_good_are_told_and_never_quoted(
         assert not [secret for secret in (expired.rpartition("sig=")[2], "sig=", another) if secret in told]
 
 
-async def test_a_container_that_is_not_there_is_told(container: ContainerClient, stores: AzureStores) -> None:
+async def test_a_container_that_is_not_there_is_told(container: ContainerClient, azures: AzureStores) -> None:
     container.delete_container()
-    store = stores.open(container)
+    store = azures.open(container)
     for declared in (None, 1):
         with pytest.raises(DestinationMisconfigured, match="container does not exist"):
             await store_blob(store, NewObject("a", declared), [b"x"])
     assert "container does not exist" in (await store.check()).detail
 
 
-async def test_names_that_the_store_would_change_are_refused(stores: AzureStores) -> None:
-    store = stores.open(ContainerClient("http://127.0.0.1:1/x", "unused"))
+async def test_names_that_the_store_would_change_are_refused(azures: AzureStores) -> None:
+    store = azures.open(ContainerClient("http://127.0.0.1:1/x", "unused"))
     for key in ("a.", "a./b", "..", "x" * 1_025, "a/" * 254 + "a", "\uffff"):
         with pytest.raises(PathInvalid):
             store.check_key(key)

@@ -24,7 +24,7 @@ from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.keys import KeyTemplate
 from relay.destinations.store import StoreDestination
 from relay.errors import BodyIncomplete, ClientGone, DependencyFault
-from relay.settings import DnsSettings, EgressSettings
+from relay.settings import DnsSettings, EgressSettings, FormSettings
 from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
 from tests.support.azurite import names_in, opened_azure, read_blob
@@ -105,7 +105,7 @@ async def lose_http(_folder: Path) -> AsyncIterator[Destination]:
 async def keep_azure(container: ContainerClient) -> AsyncIterator[Keeper]:
     async with opened_azure() as stores:
         yield Keeper(
-            StoreDestination(stores.open(container), KeyTemplate("{path}")),
+            StoreDestination(stores.open(container), KeyTemplate("{path}"), FormSettings()),
             lambda: [hashlib.sha256(read_blob(container, name)).hexdigest() for name in names_in(container)],
             lambda: stores.tools.memory.held_bytes == 0,
         )
@@ -116,7 +116,7 @@ async def lose_azure(_folder: Path) -> AsyncIterator[Destination]:
     async with Upstream() as upstream:
         url = upstream.url
     async with opened_azure() as stores:
-        yield StoreDestination(stores.open(ContainerClient(url, "gone"), url=url), KeyTemplate("{path}"))
+        yield StoreDestination(stores.open(ContainerClient(url, "gone"), url=url), KeyTemplate("{path}"), FormSettings())
 
 
 @pytest.fixture(params=[pytest.param(keep_disk, id="disk"), pytest.param(keep_http, id="http"), azure])

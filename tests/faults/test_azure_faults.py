@@ -20,7 +20,7 @@ SMALL = DATA[:1_000]
 
 
 @pytest.fixture
-async def stores() -> AsyncIterator[AzureStores]:
+async def azures() -> AsyncIterator[AzureStores]:
     async with opened_azure() as opened:
         yield opened
 
@@ -63,10 +63,10 @@ def refusal(status: int, code: str, **fields: str) -> Say:
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["whole", "blocks"])
 @pytest.mark.parametrize("overwrite", ["refuse", pytest.param("replace", marks=pytest.mark.full)])
 async def test_a_lost_answer_to_the_publication_is_no_failure(
-    container: ContainerClient, stores: AzureStores, data: bytes, overwrite: str
+    container: ContainerClient, azures: AzureStores, data: bytes, overwrite: str
 ) -> None:
     async with proxy(container, times(1, is_publication, Lose())) as front:
-        store = stores.open(container, url=front.url, overwrite=overwrite)
+        store = azures.open(container, url=front.url, overwrite=overwrite)
         published, _ = await store_blob(store, NewObject("a", None, {}, {"b-c": "d"}), [data])
         assert front.count(is_publication) == 2
     assert published.etag == str(container.get_blob_client("a").get_blob_properties().etag).strip('"')
@@ -75,18 +75,18 @@ async def test_a_lost_answer_to_the_publication_is_no_failure(
 
 @pytest.mark.parametrize("data", [SMALL, pytest.param(DATA, marks=pytest.mark.full)], ids=["whole", "blocks"])
 async def test_when_all_answers_are_lost_what_stands_there_is_believed(
-    container: ContainerClient, stores: AzureStores, data: bytes
+    container: ContainerClient, azures: AzureStores, data: bytes
 ) -> None:
     async with proxy(container, times(99, is_publication, Lose())) as front:
-        await store_blob(stores.open(container, url=front.url), NewObject("a"), [data])
+        await store_blob(azures.open(container, url=front.url), NewObject("a"), [data])
     assert read_blob(container, "a") == data
 
 
-async def test_a_lost_answer_does_not_make_the_blob_of_another_ours(container: ContainerClient, stores: AzureStores) -> None:
+async def test_a_lost_answer_does_not_make_the_blob_of_another_ours(container: ContainerClient, azures: AzureStores) -> None:
     container.upload_blob("a", b"another's")
     async with proxy(container, times(1, is_publication, Lose())) as front:
         with pytest.raises(ObjectExists):
-            await store_blob(stores.open(container, url=front.url), NewObject("a", len(SMALL)), [SMALL])
+            await store_blob(azures.open(container, url=front.url), NewObject("a", len(SMALL)), [SMALL])
     assert read_blob(container, "a") == b"another's"
 
 
@@ -103,39 +103,39 @@ async def test_a_lost_answer_does_not_make_the_blob_of_another_ours(container: C
     ],
     ids=["cut", "lost", "altered", "busy", "timed out", "too many", "slow"],
 )
-async def test_a_block_is_sent_again_until_the_store_has_it(container: ContainerClient, stores: AzureStores, whim: Whim) -> None:
+async def test_a_block_is_sent_again_until_the_store_has_it(container: ContainerClient, azures: AzureStores, whim: Whim) -> None:
     async with proxy(container, times(2, is_block, whim)) as front:
-        await store_blob(stores.open(container, url=front.url), NewObject("a"), [DATA])
+        await store_blob(azures.open(container, url=front.url), NewObject("a"), [DATA])
         assert front.count(is_block) == 3 + 2
     assert read_blob(container, "a") == DATA
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["whole", "blocks"])
-async def test_bits_that_flip_on_the_way_are_found(container: ContainerClient, stores: AzureStores, data: bytes) -> None:
+async def test_bits_that_flip_on_the_way_are_found(container: ContainerClient, azures: AzureStores, data: bytes) -> None:
     async with proxy(container, times(99, lambda asked: asked.method == "PUT" and not is_list(asked), Flip())) as front:
         with pytest.raises(DestinationBroke):
-            await store_blob(stores.open(container, url=front.url), NewObject("a"), [data])
+            await store_blob(azures.open(container, url=front.url), NewObject("a"), [data])
     assert names_in(container) == []
 
 
 @pytest.mark.full
-async def test_a_store_that_stays_away_is_told_and_nothing_is_published(container: ContainerClient, stores: AzureStores) -> None:
+async def test_a_store_that_stays_away_is_told_and_nothing_is_published(container: ContainerClient, azures: AzureStores) -> None:
     async with proxy(container, times(99, is_block, refusal(503, "ServerBusy"))) as front:
         with pytest.raises(DestinationBroke, match="503"):
-            await store_blob(stores.open(container, url=front.url), NewObject("a"), [DATA])
+            await store_blob(azures.open(container, url=front.url), NewObject("a"), [DATA])
     assert names_in(container) == []
 
 
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["whole", "blocks"])
 async def test_a_store_that_says_it_got_something_else_is_not_believed(
-    container: ContainerClient, stores: AzureStores, data: bytes
+    container: ContainerClient, azures: AzureStores, data: bytes
 ) -> None:
     # In front of what it says of a blob; of a block this server says nothing.
     said = Alter(b" 201 Created\r\n", b" 201 Created\r\ncontent-md5: AAAA\r\n")
     async with proxy(container, lambda asked: said if not is_list(asked) else None) as front:
         with pytest.raises(DestinationBroke, match="not what was sent"):
-            await store_blob(stores.open(container, url=front.url), NewObject("a"), [data])
+            await store_blob(azures.open(container, url=front.url), NewObject("a"), [data])
     assert names_in(container) == []
 
 
@@ -151,49 +151,49 @@ async def test_a_store_that_says_it_got_something_else_is_not_believed(
     ],
 )
 async def test_a_blob_that_cannot_be_replaced_is_told(
-    container: ContainerClient, stores: AzureStores, code: str, overwrite: str, error: type[RelayError]
+    container: ContainerClient, azures: AzureStores, code: str, overwrite: str, error: type[RelayError]
 ) -> None:
     status = 403 if code.startswith("Unauthorized") else 412 if code.startswith("Lease") else 409
     async with proxy(container, times(1, is_publication, refusal(status, code))) as front:
         with pytest.raises(error):
-            await store_blob(stores.open(container, url=front.url, overwrite=overwrite), NewObject("a"), [SMALL])
+            await store_blob(azures.open(container, url=front.url, overwrite=overwrite), NewObject("a"), [SMALL])
         assert front.count(is_publication) == 1, "what is refused for good is asked once"
 
 
-async def test_an_answer_without_end_is_not_read(container: ContainerClient, stores: AzureStores) -> None:
+async def test_an_answer_without_end_is_not_read(container: ContainerClient, azures: AzureStores) -> None:
     async with proxy(container, times(99, lambda asked: asked.method == "GET", Say(200, bytes(2 * MIB)))) as front:
-        finding = await stores.open(container, url=front.url).check()
+        finding = await azures.open(container, url=front.url).check()
     assert (finding.ok, finding.code) == (False, "destination_broke")
     assert names_in(container) == []
 
 
-async def test_a_store_that_ignores_the_condition_is_found_out(container: ContainerClient, stores: AzureStores) -> None:
+async def test_a_store_that_ignores_the_condition_is_found_out(container: ContainerClient, azures: AzureStores) -> None:
     answer = Say(201, b"", {"etag": '"0x1"'})
     async with proxy(container, times(1, lambda asked: asked.fields.get("x-ms-blob-type") == "BlockBlob", answer)) as front:
-        finding = await stores.open(container, url=front.url).check()
+        finding = await azures.open(container, url=front.url).check()
     assert not finding.ok and "If-None-Match" in finding.detail
     assert names_in(container) == []
 
 
-async def test_an_upload_given_up_while_blocks_go_holds_nothing(container: ContainerClient, stores: AzureStores) -> None:
+async def test_an_upload_given_up_while_blocks_go_holds_nothing(container: ContainerClient, azures: AzureStores) -> None:
     async with FaultProxy(("127.0.0.1", urlsplit(container.url).port or 0)) as front:
-        store = stores.open(container, url=f"http://127.0.0.1:{front.port}")
+        store = azures.open(container, url=f"http://127.0.0.1:{front.port}")
         writer = store.begin(NewObject("a"))
         await writer.open()
         front.freeze()
         await writer.write([DATA])
         await until(lambda: front.connections)
-        held = stores.tools.memory.held_bytes
+        held = azures.tools.memory.held_bytes
         async with asyncio.timeout(5):
             await writer.discard()
-        assert (held, stores.tools.memory.held_bytes) == (len(DATA), 0)
+        assert (held, azures.tools.memory.held_bytes) == (len(DATA), 0)
     assert names_in(container) == []
 
 
 @pytest.mark.full
 async def test_many_uploads_share_little_memory(container: ContainerClient) -> None:
-    async with opened_azure(32 * MIB) as stores:
-        store = stores.open(container, block_bytes=4 * MIB)
+    async with opened_azure(32 * MIB) as azures:
+        store = azures.open(container, block_bytes=4 * MIB)
         contents = {f"{number}.bin": os.urandom(9 * MIB + number) for number in range(12)}
         most = 0
 
@@ -203,7 +203,7 @@ async def test_many_uploads_share_little_memory(container: ContainerClient) -> N
             await writer.open()
             for start in range(0, len(content), 100_000):
                 await writer.write([content[start : start + 100_000]])
-                most = max(most, stores.tools.memory.held_bytes)
+                most = max(most, azures.tools.memory.held_bytes)
             await writer.seal()
             await writer.publish()
             await writer.discard()

@@ -27,6 +27,7 @@ MEMBERS = [
     "length",
     "destination",
     "objects",
+    "fields",
     "digests",
     "destination_status",
     "started_at",

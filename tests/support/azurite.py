@@ -25,7 +25,6 @@ from relay.destinations.azure_blob import AzureStore
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_signing import SharedKey, Signer
 from relay.destinations.azure_writer import BlobWriter
-from relay.destinations.means import PartTools
 from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import PartMemory
@@ -111,12 +110,21 @@ def _wait_for_url(process: "subprocess.Popen[str]") -> str:
     pytest.fail(f"Azurite did not start: {told}")
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What all stores of a process share, as far as containers need it."""
+
+    memory: PartMemory
+    digests: DigestThreads
+    parallel: int
+
+
 @dataclass
 class AzureStores:
     """What a process shares, and containers opened on it."""
 
     client: httpx.AsyncClient
-    tools: PartTools
+    tools: Tools
 
     def open(self, container: ContainerClient, *, url: str | None = None, signer: Signer | None = None, **members: object) -> AzureStore:
         """A container as Relay opens it; ``url`` where it is not asked itself, but what stands in front of it."""
@@ -140,7 +148,7 @@ async def opened_azure(memory_bytes: int = 64 * MIB) -> AsyncIterator[AzureStore
     """Containers that share one client; whatever was held must be given back."""
     names = Names(DnsSettings())
     client = make_client(Transport(names, lambda _host, _address: True))
-    tools = PartTools(PartMemory(memory_bytes), DigestThreads(), 3)
+    tools = Tools(PartMemory(memory_bytes), DigestThreads(), 3)
     try:
         yield AzureStores(client, tools)
         assert tools.memory.held_bytes == 0, "everything that was held is given back"

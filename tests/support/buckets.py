@@ -23,7 +23,8 @@ from relay.wire.names import Names
 from tests.support.stores import ACCESS_KEY, SECRET_KEY, TestBucket
 
 MIB = 1 << 20
-PART = 5 * MIB
+PART = 128 << 10
+"""Smaller than a tenant may set it."""
 SHORT = Patience(tries=4, first_pause=0.02, longest_pause=0.1, total=10)
 
 
@@ -44,9 +45,8 @@ class Stores:
     tools: StoreTools
 
     def open(self, bucket: TestBucket, *, url: str | None = None, tenant: str = "acme", **members: Any) -> S3Store:
-        config = S3Config.model_validate(
-            {"bucket": bucket.name, "endpoint_url": url or bucket.server.url, "part_bytes": PART, "connect_timeout_seconds": 5.0} | members
-        )
+        told = {"bucket": bucket.name, "endpoint_url": url or bucket.server.url} | members
+        config = S3Config.model_validate(told).model_copy(update={"part_bytes": PART})
         store = S3Store.open(self.client, store_spec(tenant=tenant), config, secrets_of(), self.tools)
         store.place.requests.patience = SHORT
         return store

@@ -10,6 +10,7 @@ from relay.destinations.disk_config import DiskConfig
 from relay.destinations.disk_names import TEMP_FOLDER
 from relay.destinations.keys import KeyTemplate
 from relay.destinations.store import StoreDestination
+from relay.settings import FormSettings
 
 MakeDisk = Callable[..., StoreDestination]
 
@@ -21,7 +22,7 @@ def disk_config(directory: str = "acme", *, is_replacing: bool = False, key_temp
 
 def open_disk(root: Path, config: DiskConfig, executor: Executor, idle_timeout: timedelta) -> StoreDestination:
     """A disk destination with threads of the caller's."""
-    return StoreDestination(DiskStore(root, config, executor, idle_timeout), KeyTemplate(config.key_template))
+    return StoreDestination(DiskStore(root, config, executor, idle_timeout), KeyTemplate(config.key_template), FormSettings())
 
 
 def tree(root: Path) -> dict[str, bytes | str | None]:

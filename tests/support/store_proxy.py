@@ -1,4 +1,4 @@
-"""A store that misbehaves: a proxy in front of a real one that answers for it, loses its answers, alters them, or cuts requests.
+"""A store that misbehaves: a proxy in front of a real one that answers for it, loses its answers, cuts requests or alters them.
 
 It speaks just enough HTTP/1.1: requests with a Content-Length, one after another on a connection; answers as they come.
 """

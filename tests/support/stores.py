@@ -5,6 +5,7 @@ does not know, as many a store does.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -18,9 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import boto3
-import botocore.config
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
@@ -38,8 +36,12 @@ class StoreServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @functools.cache  # noqa: B019 - one for each server, and it takes a while to make
     def client(self) -> Any:
         """What reads back what was written: a client that we did not write."""
+        import boto3  # noqa: PLC0415 - it takes half a second, and few tests read from buckets
+        import botocore.config  # noqa: PLC0415
+
         return boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -86,9 +88,10 @@ class TestBucket:
 
 @contextlib.contextmanager
 def moto() -> Iterator[StoreServer]:
-    """Start a moto server."""
+    """Start a moto server; it takes parts of any size, so that tests need not send megabytes."""
     port = free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, S3_UPLOAD_PART_MIN_SIZE="1"):
         yield StoreServer(port)
 
 
@@ -112,8 +115,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _running(command: list[str], port: int, **variables: str) -> Iterator[None]:
+    process = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
         yield
