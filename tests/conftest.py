@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import ContainerClient
 from hypothesis import HealthCheck, settings
 
 from relay.db.engine import Database
 from relay.settings import DatabaseSettings
+from tests.support.azurite import Azurite, azurite
 from tests.support.buckets import Stores, opened_stores
 from tests.support.certificates import make_authority
 from tests.support.postgres import TemplateServer, make_private_folder
@@ -85,6 +87,12 @@ def rclone_server() -> Iterator[StoreServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
 @pytest.fixture
 def bucket(moto_server: StoreServer) -> TestBucket:
     return moto_server.make_bucket()
@@ -93,6 +101,11 @@ def bucket(moto_server: StoreServer) -> TestBucket:
 @pytest.fixture
 def plain_bucket(rclone_server: StoreServer) -> TestBucket:
     return rclone_server.make_bucket()
+
+
+@pytest.fixture
+def container(azurite_server: Azurite) -> ContainerClient:
+    return azurite_server.make_container()
 
 
 @pytest.fixture
