@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full check fix docs migration bench bench-full venv venv-dev venv-bench locked
+.PHONY: help run test test-full check fix docs migration bench bench-full azurite venv venv-dev venv-bench locked
 MAKEFLAGS += --no-print-directory
 
 # Any Python from 3.11 on: `make run PYTHON=/path/to/python3.12`.
@@ -54,6 +54,13 @@ bench: venv ## Measure Relay beside other proxies: four rows, four peers, at mos
 bench-full: venv ## Measure everything. May be cut: the next one goes on where it ended.
 	@$(MAKE) venv-bench || true
 	@$(BIN)/python -m bench run --full --continue $(BENCH_OPTIONS)
+
+# Outside the tree, so that a fresh clone does not pay for it again: 190 MB. Without it the tests of azure destinations are skipped.
+AZURITE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/relay/azurite-3.35.0
+
+azurite: ## Install Azurite, which the tests of azure destinations speak with (once; needs npm).
+	@[ -f "$(AZURITE)/installed" ] || { mkdir -p "$(AZURITE)" && echo "installing Azurite into $(AZURITE) (once)" \
+	&& npm install --silent --no-audit --no-fund --no-update-notifier --prefix "$(AZURITE)" azurite@3.35.0 && touch "$(AZURITE)/installed"; }
 
 # ── the environment ──────────────────────────────────────────────────────────────────────────────
 # The lock that was installed is kept inside; as long as it equals the one in the tree, nothing is done.

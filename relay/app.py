@@ -24,6 +24,7 @@ from relay.db.engine import Database
 from relay.db.schema import check_schema
 from relay.destinations.disk_file import sweep
 from relay.destinations.egress import Egress
+from relay.destinations.means import Means
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.sealing import Sealer
 from relay.errors import DatabaseUnavailable
@@ -44,6 +45,7 @@ from relay.uploads.live_socket import LiveSocket
 from relay.uploads.relay import Relay
 from relay.uploads.running import Running
 from relay.uploads.siblings import Siblings
+from relay.uploads.sweeper import StoreFinder, Sweeper
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
 
@@ -143,7 +145,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         transport = Transport(names, egress.permit)
         client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
-        destinations = OpenDestinations(client, sealer, settings.disk)
+        destinations = OpenDestinations(sealer, means := Means.of(client, settings))
         stack.push_async_callback(destinations.close)
         await asyncio.to_thread(_prepare_disk, settings.disk)
         worker = str(uuid7())
@@ -178,6 +180,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             "adoption": adoption.run,
             "refusals": refusals.run,
             "retention": Retention(database, settings.ledger).run,
+            "sweeper": Sweeper(means.stores.notes, StoreFinder(database, destinations)).run,
             "pools": lambda: _close_idle_pools(transport),
         }
         async with _running(loops):

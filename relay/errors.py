@@ -12,9 +12,9 @@ a secret, or the existence of another tenant. This module imports nothing of our
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class RelayError(Exception):
     def __init__(self, detail: str | None = None, *, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail or self.advice)
         self.detail = detail or self.advice
+        self.objects: Sequence[Mapping[str, Any]] = ()
+        """What of a form had landed in a store before this failed."""
+
         self.errors = tuple(errors)
 
 
@@ -105,11 +108,25 @@ class RangeRefused(ClientFault):
     advice = "This destination stores whole files: send the whole file without Content-Range."
 
 
+class MetadataInvalid(ClientFault):
+    code = "metadata_invalid"
+    status = 400
+    title = "Metadata invalid"
+    advice = "A field that is to be kept with the object cannot be. Send printable ASCII, and at most 2,048 bytes of X-Object-Meta fields."
+
+
+class FormInvalid(ClientFault):
+    code = "form_invalid"
+    status = 400
+    title = "Form invalid"
+    advice = "Send the form as multipart/form-data (RFC 7578), whole and within the operator's limits."
+
+
 class DigestUnsupported(ClientFault):
     code = "digest_unsupported"
     status = 400
     title = "Digest unsupported"
-    advice = "Send the digest as sha-256 or sha-512 (RFC 9530)."
+    advice = "None of the algorithms of the claimed digest is known here. Claim sha-256, sha-512, md5 or crc32c (RFC 9530), or nothing."
 
 
 class UploadTooLarge(ClientFault):
@@ -126,13 +143,6 @@ class ContentTypeRefused(ClientFault):
     advice = "This tenant does not accept this Content-Type. Send one of the accepted types."
 
 
-class FormNotSupported(ClientFault):
-    code = "form_not_supported"
-    status = 415
-    title = "Form not supported"
-    advice = "This destination takes a raw body. Send the file itself as the body instead of multipart/form-data."
-
-
 class ObjectExists(ClientFault):
     code = "object_exists"
     status = 409
@@ -144,7 +154,7 @@ class DigestMismatch(ClientFault):
     code = "digest_mismatch"
     status = 422
     title = "Digest mismatch"
-    advice = "The body's digest is not the one claimed. Send the file again."
+    advice = "The body's digest is not the one claimed. Nothing was kept. Send the file again."
 
 
 class ClientTooSlow(ClientFault):

@@ -252,10 +252,40 @@ class UploadSettings(Group):
     rate_window: Seconds = Field(timedelta(seconds=60), description="Waiting time over which the rate is measured (seconds).")
 
 
+class FormSettings(Group):
+    max_files: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Files of one form: far more than people choose, few enough for one answer that names them all.",
+    )
+    max_fields: int = Field(1_000, ge=0, le=100_000, description="Plain fields of one form: as many as files, for a description of each.")
+    max_field_bytes: ByteSize = Field(
+        ByteSize(1 << 20),
+        le=64 << 20,
+        description="Names and values of all plain fields of one form (bytes), held until it ends. Large content belongs in a file.",
+    )
+    max_head_bytes: ByteSize = Field(
+        ByteSize(8 << 10),
+        ge=1 << 10,
+        le=64 << 10,
+        description="Header lines of one part (bytes): room for two names of 1,024 characters in most scripts.",
+    )
+
+
 class MemorySettings(Group):
     buffers: ByteSize = Field(
         ByteSize(256 << 20), description="What all running uploads of a worker may hold in buffers; more of them get smaller ones (bytes)."
     )
+    parts: ByteSize = Field(
+        ByteSize(512 << 20),
+        ge=32 << 20,
+        description="What parts on their way to buckets may hold in each worker; one tenant's get at most half of it (bytes).",
+    )
+
+
+class StoreSettings(Group):
+    parts_parallel: int = Field(3, ge=1, le=64, description="Parts of one upload that are sent to a bucket at once.")
 
 
 class HeadSettings(Group):
@@ -299,7 +329,9 @@ class Settings(Group):
     ledger: LedgerSettings = LedgerSettings()
     directory: DirectorySettings = DirectorySettings()
     upload: UploadSettings = UploadSettings()
+    form: FormSettings = FormSettings()
     memory: MemorySettings = MemorySettings()
+    store: StoreSettings = StoreSettings()
     head: HeadSettings = HeadSettings()
     refusal: RefusalSettings = RefusalSettings()
     dns: DnsSettings = DnsSettings()

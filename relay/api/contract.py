@@ -5,10 +5,14 @@ Only data. ``openapi`` puts it into the document; an operation says no more than
 
 from typing import Any
 
+from relay.protocols.digests import SUPPORTED
+
 REQUEST_ID = "01920000-0000-7000-8000-000000000000"
 UPLOAD_ID = "01920000-0000-7000-8000-000000000001"
 TIME = "2026-01-31T12:00:00Z"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+CRC32C = "e3069283"
+WANTED = SUPPORTED.decode()
 CURSOR = "WyJhY21lIl0"
 
 DESCRIPTION = """\
@@ -86,6 +90,8 @@ HEADERS: dict[str, Any] = {
         "schema": _TEXT,
         "example": 'Bearer realm="relay"',
     },
+    "Want-Content-Digest": {"description": "The algorithms of which a claim is verified (RFC 9530).", "schema": _TEXT, "example": WANTED},
+    "Want-Repr-Digest": {"description": "The same.", "schema": _TEXT, "example": WANTED},
     "Allow": {"description": "The methods that the path has.", "required": True, "schema": _TEXT, "example": "POST, PUT"},
 }
 
@@ -101,7 +107,7 @@ SECURITY_SCHEMES: dict[str, Any] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a field of its own."},
 }
 
-_OBJECT = {
+STORED_OBJECT: dict[str, Any] = {
     "key": "reports/2026/january.pdf",
     "size": 48_213,
     "content_type": "application/pdf",
@@ -109,6 +115,7 @@ _OBJECT = {
     "field": None,
     "sha256": SHA256,
     "etag": None,
+    "version": None,
 }
 
 SCHEMAS: dict[str, Any] = {
@@ -124,6 +131,11 @@ SCHEMAS: dict[str, Any] = {
             "code": _TEXT,
             "request_id": {"type": "string", "format": "uuid"},
             "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}},
+            "objects": {
+                "description": "What of a form had landed in a store before this failed; absent where nothing had.",
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/StoredObject"},
+            },
         },
     },
     "FieldError": {
@@ -144,13 +156,22 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "upload_id": {"type": "string", "format": "uuid"},
             "objects": {"type": "array", "items": {"$ref": "#/components/schemas/StoredObject"}},
+            "fields": {
+                "description": "The plain fields of a form, in its order; absent where the body was none.",
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "value"],
+                    "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                },
+            },
         },
-        "examples": [{"upload_id": UPLOAD_ID, "objects": [_OBJECT]}],
+        "examples": [{"upload_id": UPLOAD_ID, "objects": [STORED_OBJECT]}],
     },
     "StoredObject": {
         "type": "object",
         "description": "One finished object. `size` is in bytes, `sha256` in hex.",
-        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag"],
+        "required": ["key", "size", "content_type", "filename", "field", "sha256", "etag", "version"],
         "properties": {
             "key": _TEXT,
             "size": {"type": "integer", "minimum": 0},
@@ -159,7 +180,8 @@ SCHEMAS: dict[str, Any] = {
             "field": {"type": ["string", "null"]},
             "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
             "etag": {"type": ["string", "null"]},
+            "version": {"type": ["string", "null"]},
         },
-        "examples": [_OBJECT],
+        "examples": [STORED_OBJECT],
     },
 }

@@ -23,7 +23,7 @@ from relay.api.contract import CURSOR, DESCRIPTION, HEADERS, PARAMETERS, REQUEST
 from relay.api.links import add_links
 from relay.api.problems import MEDIA_TYPE
 from relay.api.reference import POLICY, render
-from relay.destinations.config import DiskConfig, HttpConfig, HttpSecrets, NoSecrets
+from relay.destinations.kinds import KINDS
 from relay.errors import RelayError
 from relay.telemetry import VERSION
 
@@ -37,8 +37,8 @@ UNSAID = "Successful Response"
 
 FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 
-CONFIGS: tuple[type[BaseModel], ...] = (HttpConfig, DiskConfig)
-SECRETS: tuple[type[BaseModel], ...] = (HttpSecrets, NoSecrets)
+CONFIGS: tuple[type[BaseModel], ...] = tuple(dict.fromkeys(kind.config for kind in KINDS.values()))
+SECRETS: tuple[type[BaseModel], ...] = tuple(dict.fromkeys(kind.secrets for kind in KINDS.values()))
 
 Document = dict[str, Any]
 Responses = dict[int | str, Document]
@@ -50,6 +50,7 @@ DOOR_ERRORS: tuple[type[RelayError], ...] = (
     errors.BodyIncomplete,
     errors.RangeRefused,
     errors.DigestUnsupported,
+    errors.MetadataInvalid,
     errors.KeyMissing,
     errors.KeyInvalid,
     errors.KeyExpired,
@@ -62,7 +63,7 @@ DOOR_ERRORS: tuple[type[RelayError], ...] = (
     errors.ObjectExists,
     errors.UploadTooLarge,
     errors.ContentTypeRefused,
-    errors.FormNotSupported,
+    errors.FormInvalid,
     errors.DigestMismatch,
     errors.LimitExceeded,
     errors.HeadTooLarge,
@@ -280,6 +281,8 @@ def _problem_response(kinds: list[type[RelayError]]) -> Document:
         names.append("Retry-After")
     if any(kind.status == HTTPStatus.UNAUTHORIZED for kind in kinds):
         names.append("WWW-Authenticate")
+    if errors.DigestUnsupported in kinds:
+        names += ["Want-Content-Digest", "Want-Repr-Digest"]
     return response | ({"headers": headers(*names)} if names else {})
 
 

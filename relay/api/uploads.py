@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from relay import errors
 from relay.api.admin.payloads import GivenTime, Listing, PageParameters, Payload, UtcTime
 from relay.api.authentication import authenticate, check_grant
-from relay.api.contract import SHA256, TIME, UPLOAD_ID, headers
+from relay.api.contract import CRC32C, SHA256, STORED_OBJECT, TIME, UPLOAD_ID, headers
 from relay.api.openapi import Responses, declare
 from relay.api.problems import context_of, response_of
 from relay.errors import RelayError, UploadNotFound
@@ -46,15 +46,6 @@ ALWAYS: tuple[type[RelayError], ...] = (
 EITHER_KEY: dict[str, Any] = {"security": [{"bearerKey": []}, {"apiKey": []}]}
 KNOWN: Responses = {200: {"headers": headers("Relay-Upload-Id")}}
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_STORED: dict[str, Any] = {
-    "key": "reports/2026/january.pdf",
-    "size": 48_213,
-    "content_type": "application/pdf",
-    "filename": None,
-    "field": None,
-    "sha256": SHA256,
-    "etag": None,
-}
 _EXAMPLE: dict[str, Any] = {
     "upload_id": UPLOAD_ID,
     "state": "delivered",
@@ -62,8 +53,9 @@ _EXAMPLE: dict[str, Any] = {
     "received_bytes": 48_213,
     "length": 48_213,
     "destination": "archive",
-    "objects": [_STORED],
-    "digests": {"sha256": SHA256},
+    "objects": [STORED_OBJECT],
+    "fields": None,
+    "digests": {"sha256": SHA256, "crc32c": CRC32C},
     "destination_status": 201,
     "started_at": TIME,
     "finished_at": TIME,
@@ -130,12 +122,14 @@ class StoredPayload(Payload):
     field: str | None = None
     sha256: str | None = None
     etag: str | None = None
+    version: str | None = None
 
 
-class DigestsPayload(Payload):
-    """Digests of the whole body, in hex; null where none was taken."""
+class FieldPayload(Payload):
+    """A plain field of a form."""
 
-    sha256: str | None
+    name: str
+    value: str
 
 
 class UploadPayload(Payload):
@@ -150,7 +144,12 @@ class UploadPayload(Payload):
     length: int | None = Field(description="Length of the whole body.")
     destination: str | None
     objects: tuple[StoredPayload, ...] | None = Field(description="What a store holds of it; null for an HTTP destination.")
-    digests: DigestsPayload
+    fields: tuple[FieldPayload, ...] | None = Field(
+        description="The plain fields of a form that went to a store; null where there was none."
+    )
+    digests: dict[str, str | None] = Field(
+        description="Of the whole body, in hex: `sha256`, null where it was not taken, and what else was: `crc32c`, `sha512`, `md5`."
+    )
     destination_status: int | None = Field(description="What the destination answered; 201 for a store.")
     started_at: UtcTime
     finished_at: UtcTime | None
@@ -159,7 +158,7 @@ class UploadPayload(Payload):
     def of(cls, report: Report) -> Self:
         """Show a report."""
         members = {name: getattr(report, name) for name in cls.model_fields if name != "digests"}
-        return cls.model_validate({**members, "digests": {"sha256": report.sha256}})
+        return cls.model_validate({**members, "digests": {"sha256": None} | report.digests})
 
 
 class UploadParameters(PageParameters):

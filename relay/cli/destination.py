@@ -2,8 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,19 +12,18 @@ from relay.api.admin.destinations import DestinationPayload, FindingPayload
 from relay.api.admin.payloads import Listing
 from relay.cli import FAILED, NOT_FOUND_OR_CONFLICT, Failure
 from relay.cli.desk import Desk, Options, at_desk, desk_options, page_options, say, show, show_page
-from relay.destinations.config import CLIENT_KEY
+from relay.cli.destination_draft import PEM, Told, make_draft
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.egress import Egress
+from relay.destinations.means import Means
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.registry import DestinationChange, DestinationDraft
 from relay.destinations.sealing import Sealer
+from relay.destinations.tls_config import CLIENT_KEY
 from relay.errors import DestinationMisconfigured, DestinationNotFound
 from relay.tenants import owned_destinations, registry, resealing
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
-
-PEM = click.Path(path_type=Path, dir_okay=False)
-PEM_MEMBERS = ("ca", "client_certificate")
 
 
 class ResealingPayload(BaseModel):
@@ -36,27 +33,6 @@ class ResealingPayload(BaseModel):
     resealed: int
     current: int
     unopened: list[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What ``relay destination set`` was told of the place."""
-
-    base_url: str | None
-    headers: tuple[str, ...]
-    host: str | None
-    tls_ca: Path | None
-    tls_server_name: str | None
-    tls_client_certificate: Path | None
-    tls_client_key: Path | None
-    no_tls: bool
-    directory: str | None
-    overwrite: str | None
-
-    def tls(self) -> dict[str, Any]:
-        """The members of ``config.tls`` that were given."""
-        given = {"ca": self.tls_ca, "client_certificate": self.tls_client_certificate, "server_name": self.tls_server_name}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 @click.group()
@@ -76,7 +52,14 @@ def destination() -> None:
 @click.option("--tls-client-key", type=PEM, help="Its key, sealed at rest.")
 @click.option("--no-tls", is_flag=True, help="Forget all that was said by --tls-… before.")
 @click.option("--disk", "directory", metavar="DIR", help="A folder below RELAY_DISK_ROOT.")
-@click.option("--overwrite", type=click.Choice(["refuse", "replace"]), help="When a file of this name exists; default: refuse.")
+@click.option("--s3", "s3_bucket", metavar="BUCKET", help="A bucket of S3, or of what speaks it (--set endpoint_url=…).")
+@click.option("--gcs", "gcs_bucket", metavar="BUCKET", help="A bucket of Google Cloud Storage.")
+@click.option("--azure", "azure_container", metavar="ACCOUNT/CONTAINER", help="A container of Azure Blob Storage.")
+@click.option("--overwrite", type=click.Choice(["refuse", "replace"]), help="When an object of this name exists; default: refuse.")
+@click.option(
+    "--set", "members", multiple=True, metavar="MEMBER=VALUE", help="Any other member of config, such as region=eu-west-1. Repeatable."
+)
+@click.option("--secret-file", "secret_files", multiple=True, metavar="MEMBER=PATH", help="A credential, read from a file. Repeatable.")
 @click.option("--default", "is_default", is_flag=True, help="Make it the tenant's default destination.")
 @desk_options
 def set_destination(options: Options, tenant: str, name: str, *, is_default: bool, **told: Any) -> None:
@@ -84,7 +67,7 @@ def set_destination(options: Options, tenant: str, name: str, *, is_default: boo
 
     Headers that are given replace those of before; without --header they stay. What is not said stays as well.
     """
-    draft = _draft(name, Told(**told))
+    draft = make_draft(name, Told(**told))
 
     async def work(desk: Desk) -> DestinationSpec:
         sealer = Sealer(desk.settings.secret.keys())
@@ -172,51 +155,6 @@ def delete(options: Options, tenant: str, name: str) -> None:
     say(options, f"destination {name} of {tenant} is deleted")
 
 
-def _draft(name: str, told: Told) -> DestinationDraft:
-    if (told.base_url is None) == (told.directory is None):
-        raise click.UsageError("Give either --http URL or --disk DIR.")
-    if told.base_url is not None:
-        if told.overwrite is not None:
-            raise click.UsageError("--overwrite belongs to --disk.")
-        return _http_draft(name, told)
-    if told.headers:
-        raise click.UsageError("--header belongs to --http.")
-    if told.host is not None or told.tls() or told.tls_client_key is not None or told.no_tls:
-        raise click.UsageError("--host, --tls-… and --no-tls belong to --http.")
-    config = {"directory": told.directory} | ({"overwrite": told.overwrite} if told.overwrite else {})
-    return DestinationDraft(name, "disk", config)
-
-
-def _http_draft(name: str, told: Told) -> DestinationDraft:
-    tls: dict[str, Any] = {name: _read_pem(value) if name in PEM_MEMBERS else value for name, value in told.tls().items()}
-    if told.no_tls and (tls or told.tls_client_key is not None):
-        raise click.UsageError("--no-tls forgets what --tls-… says: give one of them.")
-    config: dict[str, Any] = {"base_url": told.base_url} | ({"host": told.host or None} if told.host is not None else {})
-    secrets: dict[str, Any] = {"headers": _parse_headers(told.headers)} if told.headers else {}
-    if tls or told.no_tls:
-        config["tls"] = tls or None
-    if told.tls_client_key is not None or told.no_tls:
-        secrets["tls"] = {"client_key": _read_pem(told.tls_client_key)} if told.tls_client_key is not None else None
-    return DestinationDraft(name, "http", config, secrets or None)
-
-
-def _read_pem(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{path} cannot be read ({type(error).__name__})") from None
-
-
-def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
-    parsed: dict[str, str] = {}
-    for header in headers:
-        name, colon, value = header.partition(":")
-        if not colon:
-            raise click.UsageError(f"--header takes 'Name: value'; {name!r} has no colon.")
-        parsed[name.strip()] = value.strip()
-    return parsed
-
-
 async def _put(session: AsyncSession, desk: Desk, sealer: Sealer, tenant: str, draft: DestinationDraft) -> DestinationSpec:
     try:
         before = await owned_destinations.get_destination(session, tenant, draft.name)
@@ -244,7 +182,7 @@ async def _check(desk: Desk, spec: DestinationSpec) -> Finding:
         names = Names(settings.dns)
         stack.callback(names.close)
         client = await stack.enter_async_context(make_client(Transport(names, Egress(settings.egress).permit)))
-        destinations = OpenDestinations(client, Sealer(settings.secret.keys()), settings.disk)
+        destinations = OpenDestinations(Sealer(settings.secret.keys()), Means.of(client, settings))
         stack.push_async_callback(destinations.close)
         try:
             return await destinations.open(spec).check()

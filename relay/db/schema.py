@@ -16,7 +16,7 @@ from relay.db.embedded import find_running
 from relay.db.engine import Database
 from relay.settings import EMBEDDED, DatabaseSettings, SettingsInvalid, load_settings
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 
 MIGRATION_LOCK = 0x72656C6179  # "relay": the advisory lock of whoever migrates

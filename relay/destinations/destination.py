@@ -37,12 +37,27 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One finished thing in a store. ``size`` is in bytes, ``sha256`` in hex; ``version`` is that of a store that keeps several."""
+
+    key: str
+    size: int
+    content_type: str | None
+    filename: str | None
+    field: str | None
+    sha256: str
+    etag: str | None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """What is being delivered.
 
     ``path`` is the percent-encoded rest of the client's path after the route's mapping, without a
     leading slash; ``segments`` the same, percent-decoded. ``query`` is raw, without the question mark.
-    ``headers`` are those of the request that may be passed on, in their order.
+    ``headers`` are those of the request that may be passed on, in their order. ``landed`` is filled while it is being
+    delivered: what a store has made visible of it, also where the rest fails.
     """
 
     upload_id: str
@@ -54,6 +69,7 @@ class Item:
     headers: Headers
     declared_bytes: int | None
     content_type: str | None
+    landed: list[StoredObject] = field(default_factory=list)
 
 
 class Body(Protocol):
@@ -65,6 +81,11 @@ class Body(Protocol):
     @property
     def is_at_hand(self) -> bool:
         """True when all of it has come: taking it waits for nothing."""
+        ...
+
+    @property
+    def is_claimed(self) -> bool:
+        """True when its digest was claimed: it may turn out to be wrong with its last byte."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -80,25 +101,13 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One finished thing in a store. ``size`` is in bytes, ``sha256`` in hex."""
-
-    key: str
-    size: int
-    content_type: str | None
-    filename: str | None
-    field: str | None
-    sha256: str
-    etag: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Receipt:
-    """What can be proved of a finished delivery: bytes handed over, digests in hex, objects made."""
+    """What can be proved of a finished delivery: bytes handed over, digests in hex of the body, objects made, plain fields of a form."""
 
     bytes: int
     digests: Mapping[str, str] = field(default_factory=dict)
     objects: tuple[StoredObject, ...] = ()
+    fields: tuple[tuple[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,46 +1,29 @@
-"""A folder below ``RELAY_DISK_ROOT`` as a destination: one raw body becomes one file.
+"""A folder below ``RELAY_DISK_ROOT`` as a store: one object becomes one file.
 
-A file is visible whole or not at all, and durable before the answer. Names are judged by
-``disk_names``, the file itself is made by ``disk_file``; here is the story, and the discipline of threads:
-every blocking call runs in the executor that the destination was given, one at a time per file, under
-the idle timeout. While one batch of bytes is being written the next one is gathered, so at most two
-batches of an upload are in memory.
-
-Not here: forms (several files in one body), and who may write (admission).
+A file is visible whole or not at all, and durable before the answer. Names are judged by ``keys`` and
+``disk_names``, the file itself is made by ``disk_file``; here is the discipline of threads: every blocking call
+runs in the executor that the store was given, one at a time per file, under the idle timeout. While one batch of
+bytes is being written the next one is gathered, so at most two batches of an upload are in memory.
 """
 
 import asyncio
 import concurrent.futures
-import contextlib
 import errno
-import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from relay.destinations.config import DiskConfig
-from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt, StoredObject
+from relay.destinations.destination import Finding
+from relay.destinations.disk_config import DiskConfig
 from relay.destinations.disk_file import PartialFile, Place, sweep, write_probe
-from relay.destinations.disk_names import folder_segments, object_segments
-from relay.errors import (
-    BodyIncomplete,
-    DestinationMisconfigured,
-    DestinationTimeout,
-    DiskBroke,
-    DiskFull,
-    FormNotSupported,
-    PathInvalid,
-    RangeRefused,
-    RelayError,
-)
+from relay.destinations.disk_names import check_file_names, folder_segments
+from relay.destinations.object_store import NewObject, Pieces, Published
+from relay.errors import DestinationMisconfigured, DestinationTimeout, DiskBroke, DiskFull, PathInvalid, RelayError
 
-__all__ = ["DiskDelivery", "DiskDestination", "sweep"]
+__all__ = ["DiskStore", "DiskWriter", "sweep"]
 
-BATCH_BYTES = 512 << 10
-SMALL_CHUNK_BYTES = 4 << 10
 CLEAN_UP_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -58,52 +41,29 @@ _MISCONFIGURED = {
 }
 
 
-class DiskDestination:
+class DiskStore:
     """One tenant's folder."""
 
     def __init__(self, root: Path, config: DiskConfig, executor: concurrent.futures.Executor, idle_timeout: timedelta) -> None:
         self._root = root
-        self._key_template = config.key_template
         self._is_replacing = config.overwrite == "replace"
         self._folder = folder_segments(config.directory)
         self._executor = executor
         self._idle_seconds = idle_timeout.total_seconds()
 
-    def check_item(self, item: Item) -> None:
-        """Refuse what is not one whole raw file of a plain name.
+    def check_key(self, key: str) -> None:
+        """Refuse a key that holds one of our own names.
 
         Raises:
-            PathInvalid: the path is no plain name of a file below the destination.
-            FormNotSupported, RangeRefused: what is sent is not one whole raw file.
+            PathInvalid: as it says.
         """
-        self._key_of(item)
+        check_file_names(key.split("/"))
 
-    def _key_of(self, item: Item) -> tuple[str, ...]:
-        _check_is_whole_file(item)
-        return object_segments(self._key_template, item.segments)
-
-    @contextlib.asynccontextmanager
-    async def deliver(self, item: Item, body: Body) -> AsyncIterator[Delivery]:
-        """Store the whole body as one file; entering returns when it is published.
-
-        Raises:
-            ObjectExists: the name is taken and the destination refuses to replace.
-            DiskFull, DiskBroke, DestinationMisconfigured, DestinationTimeout: the disk failed. Nothing was kept.
-            ClientFault: as ``check_item`` says.
-        """
-        key = self._key_of(item)
-        file = PartialFile(Place(self._root, self._folder, key), is_replacing=self._is_replacing)
-        await self._store(file, body)
-        stored = StoredObject(
-            key="/".join(key),
-            size=file.size,
-            content_type=item.content_type,
-            filename=None,
-            field=None,
-            sha256=file.sha256,
-            etag=None,
-        )
-        yield DiskDelivery(item.upload_id, stored, file.crc32c)
+    def begin(self, new: NewObject) -> "DiskWriter":
+        """Begin a file; fields and metadata have no place on a disk."""
+        place = Place(self._root, self._folder, tuple(new.key.split("/")))
+        file = PartialFile(place, is_replacing=self._is_replacing)
+        return DiskWriter(file, Turns(self._executor, self._idle_seconds), new.declared_bytes)
 
     async def check(self) -> Finding:
         """Write a probe the way an upload is written, and remove it again."""
@@ -117,77 +77,59 @@ class DiskDestination:
     async def close(self) -> None:
         """Hold nothing between deliveries; the executor belongs to whoever made it."""
 
-    async def _store(self, file: PartialFile, body: Body) -> None:
-        turns = Turns(self._executor, self._idle_seconds)
-        is_published = False
-        try:
-            await turns.run(partial(file.open, body.declared_bytes))
-            batch = Batch()
-            async for chunk in body:
-                batch.add(chunk)
-                if batch.size >= BATCH_BYTES:
-                    await turns.wait()
-                    turns.start(partial(file.append, batch.take()))
-            await turns.wait()
-            if batch.size:
-                await turns.run(partial(file.append, batch.take()))
-            if body.declared_bytes not in {None, file.size}:
-                raise BodyIncomplete
-            await turns.run(file.publish)
-            is_published = True
-        finally:
-            if not is_published:
-                file.abandon()
-                await turns.end_with(file.discard)
 
+class DiskWriter:
+    """One file on its way. While one batch is being written the next one may be gathered."""
 
-class DiskDelivery:
-    """The answer of a finished delivery: 201 with what was stored."""
-
-    status = 201
-    headers: Headers = ((b"content-type", b"application/json"),)
-    is_settled = True
-    is_body_taken = True
-
-    def __init__(self, upload_id: str, stored: StoredObject, crc32c: str) -> None:
-        self._content = json.dumps({"upload_id": upload_id, "objects": [asdict(stored)]}, ensure_ascii=False).encode()
-        self._receipt = Receipt(bytes=stored.size, digests={"sha256": stored.sha256, "crc32c": crc32c}, objects=(stored,))
-
-    @property
-    def answer_bytes(self) -> int:
-        """The answer's length."""
-        return len(self._content)
-
-    async def answer(self) -> AsyncIterator[bytes]:
-        """Yield the answer, one JSON object."""
-        yield self._content
-
-    async def settled(self) -> Receipt:
-        """The receipt; publishing is over by now."""
-        return self._receipt
-
-
-class Batch:
-    """Chunks gathered for one write. Small chunks are joined, so that their number stays bounded too."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes | bytearray] = []
+    def __init__(self, file: PartialFile, turns: "Turns", declared_bytes: int | None) -> None:
+        self._file = file
+        self._turns = turns
+        self._declared_bytes = declared_bytes
+        self._is_published = False
         self.size = 0
 
-    def add(self, chunk: bytes) -> None:
-        """Take one more chunk."""
-        self.size += len(chunk)
-        if len(chunk) >= SMALL_CHUNK_BYTES:
-            self._chunks.append(chunk)
-        elif self._chunks and isinstance(self._chunks[-1], bytearray):
-            self._chunks[-1] += chunk
-        else:
-            self._chunks.append(bytearray(chunk))
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written, in hex."""
+        return self._file.sha256
 
-    def take(self) -> list[bytes | bytearray]:
-        """Hand over what was gathered and start anew."""
-        chunks, self._chunks, self.size = self._chunks, [], 0
-        return chunks
+    @property
+    def crc32c(self) -> str:
+        """CRC-32C of what was written, in hex."""
+        return self._file.crc32c
+
+    async def open(self) -> None:
+        """Make the file, without a visible name.
+
+        Raises:
+            ObjectExists: the name is taken and the destination refuses to replace.
+            PathInvalid: the name leads through a link, or is none that the disk takes.
+            DiskFull, DiskBroke, DestinationMisconfigured, DestinationTimeout: the disk failed.
+        """
+        await self._turns.run(partial(self._file.open, self._declared_bytes))
+
+    async def write(self, pieces: Pieces) -> None:
+        """Hand the bytes to the disk, once it has the ones before. Raises as ``open``."""
+        await self._turns.wait()
+        self.size += sum(map(len, pieces))
+        self._turns.start(partial(self._file.append, pieces))
+
+    async def seal(self) -> None:
+        """Wait until the disk has all bytes. Raises as ``open``."""
+        await self._turns.wait()
+
+    async def publish(self) -> Published:
+        """Make the file durable and give it its name. Raises as ``open``."""
+        await self._turns.run(self._file.publish)
+        self._is_published = True
+        return Published()
+
+    async def discard(self) -> None:
+        """Leave nothing, whatever the disk is doing. A file that is published stays."""
+        if self._is_published:
+            return
+        self._file.abandon()
+        await self._turns.end_with(self._file.discard)
 
 
 class Turns:
@@ -263,14 +205,6 @@ class Turns:
             await asyncio.wait({waiter}, timeout=CLEAN_UP_SECONDS)
         finally:
             waiter.cancel()
-
-
-def _check_is_whole_file(item: Item) -> None:
-    media_type = (item.content_type or "").partition(";")[0].strip().lower()
-    if media_type == "multipart/form-data":
-        raise FormNotSupported
-    if any(name.lower() == b"content-range" for name, _ in item.headers):
-        raise RangeRefused
 
 
 def _told(error: OSError) -> RelayError:

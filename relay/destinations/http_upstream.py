@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt
+from relay.destinations.http_config import HttpConfig
 from relay.errors import AnsweredEarly, DependencyFault, DestinationBroke, DestinationBusy, DestinationMisconfigured, DestinationTimeout
 from relay.protocols.certificates import describe_time, parse_certificates
 from relay.protocols.header_rules import as_read, find_value

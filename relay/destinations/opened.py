@@ -4,20 +4,13 @@ import asyncio
 import contextlib
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from uuid import UUID
 
-import httpx
-
-from relay.destinations.config import make_terms, parse_disk_config, parse_http_config
 from relay.destinations.destination import Destination, DestinationSpec
-from relay.destinations.disk import DiskDestination
-from relay.destinations.disk_threads import DiskThreads
-from relay.destinations.http_upstream import HttpUpstream
+from relay.destinations.kinds import kind_of, parse_config
+from relay.destinations.means import Means
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, RequestInvalid
-from relay.settings import DiskSettings
-from relay.wire.client import Account
 
 KEPT = 10_000
 CLOSE_SECONDS = 5.0
@@ -26,11 +19,9 @@ CLOSE_SECONDS = 5.0
 class OpenDestinations:
     """Opens destinations; one whose configuration changed is opened anew, the old one serves what it began."""
 
-    def __init__(self, client: httpx.AsyncClient, sealer: Sealer, disk: DiskSettings) -> None:
-        self._client = client
+    def __init__(self, sealer: Sealer, means: Means) -> None:
         self._sealer = sealer
-        self._disk = disk
-        self._threads = DiskThreads(disk.threads)
+        self._means = means
         self._open: OrderedDict[UUID, tuple[DestinationSpec, Destination]] = OrderedDict()
 
     def open(self, spec: DestinationSpec) -> Destination:
@@ -51,29 +42,14 @@ class OpenDestinations:
 
     def _make(self, spec: DestinationSpec) -> Destination:
         try:
-            if spec.kind == "http":
-                return self._make_http(spec)
-            if spec.kind == "disk":
-                return self._make_disk(spec)
+            kind = kind_of(spec.kind)
+        except RequestInvalid:
+            raise DestinationMisconfigured(f"Destinations of kind {spec.kind} cannot be used by this release.") from None
+        secrets = self._sealer.open(spec.sealed, identity=spec.id) if spec.sealed else {}
+        try:
+            return kind.open(self._means, spec, parse_config(spec.kind, spec.config), secrets)
         except RequestInvalid:
             raise DestinationMisconfigured from None
-        raise DestinationMisconfigured(f"Destinations of kind {spec.kind} cannot be used by this release.")
-
-    def _make_http(self, spec: DestinationSpec) -> Destination:
-        secrets = self._sealer.open(spec.sealed, identity=spec.id) if spec.sealed else {}
-        headers, tls = secrets.get("headers", {}), secrets.get("tls", {})
-        if not isinstance(headers, dict) or not isinstance(tls, dict):
-            raise DestinationMisconfigured
-        config = parse_http_config(spec.config)
-        terms = make_terms(config, tls.get("client_key"))
-        return HttpUpstream(self._client, Account(spec.tenant, str(spec.id)), config, headers, terms)
-
-    def _make_disk(self, spec: DestinationSpec) -> Destination:
-        if self._disk.root is None:
-            raise DestinationMisconfigured("No disk destination can be used: the operator has not set RELAY_DISK_ROOT.")
-        return DiskDestination(
-            Path(self._disk.root), parse_disk_config(spec.config), self._threads.share(spec.tenant), self._disk.idle_timeout
-        )
 
     async def close(self) -> None:
         """Close every destination and let go of the threads once their writes have ended, or hang."""
@@ -84,7 +60,8 @@ class OpenDestinations:
         loop = asyncio.get_running_loop()
 
         def end() -> None:
-            self._threads.shutdown()
+            self._means.disk_threads.shutdown()
+            self._means.stores.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(ended.set)
 

@@ -17,8 +17,8 @@ from uuid_utils.compat import uuid7
 
 from relay.db.cursors import Page, check_limit, decode_cursor, encode_cursor, split_page
 from relay.db.etags import check_if_match, make_etag
-from relay.destinations.config import CLIENT_KEY, check_identity, name_secrets, order_config, parse_config, parse_secrets
 from relay.destinations.destination import DestinationSpec
+from relay.destinations.kinds import name_secrets, order_config, parse_config, parse_secrets
 from relay.destinations.rows import DestinationRow
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationExists, DestinationInUse, DestinationNotFound, FieldError, RequestInvalid
@@ -91,7 +91,8 @@ async def create_destination(session: AsyncSession, actor: Actor, sealer: Sealer
     _check_name(draft.name)
     config = parse_config(draft.kind, draft.config)
     secrets = parse_secrets(draft.kind, draft.secrets or {})
-    check_identity(config, secrets)
+    names = name_secrets(draft.kind, secrets)
+    config.check_beside(names, lambda: secrets)
     identity = uuid7()
     row = DestinationRow(
         id=identity,
@@ -100,7 +101,7 @@ async def create_destination(session: AsyncSession, actor: Actor, sealer: Sealer
         kind=draft.kind,
         config=config.model_dump(mode="json"),
         sealed=sealer.seal(secrets, identity=identity) if secrets else None,
-        secret_names=name_secrets(secrets),
+        secret_names=names,
     )
     try:
         async with session.begin_nested():
@@ -140,6 +141,12 @@ async def get_destination(session: AsyncSession, owner: Owner, name: str) -> Des
     return read_spec(await _get_row(session, owner, name), owner)
 
 
+async def find_destination(session: AsyncSession, owner: Owner, identity: UUID) -> DestinationSpec | None:
+    """One destination by its id, whatever its name is by now; ``None`` when the tenant has it no more."""
+    row = await session.scalar(select(DestinationRow).where(DestinationRow.tenant_id == owner.id, DestinationRow.id == identity))
+    return read_spec(row, owner) if row is not None else None
+
+
 async def change_destination(
     session: AsyncSession, actor: Actor, sealer: Sealer, before: DestinationSpec, change: DestinationChange
 ) -> DestinationSpec:
@@ -160,14 +167,11 @@ async def change_destination(
     owner = Owner(row.tenant_id, before.tenant)
     before = read_spec(row, owner)
     check_if_match(etag_of(before), change.if_match)
-    if "config" in change.members:
-        merged = merge_patch(row.config, change.members["config"])
-        row.config = parse_config(row.kind, merged).model_dump(mode="json")
-    secrets = _change_secrets(row, sealer, change.members["secrets"]) if "secrets" in change.members else None
-    if "tls" in row.config or CLIENT_KEY in row.secret_names:
-        if secrets is None:
-            secrets = sealer.open(row.sealed, identity=row.id) if row.sealed is not None and CLIENT_KEY in row.secret_names else {}
-        check_identity(parse_config(row.kind, row.config), secrets)
+    config = parse_config(row.kind, merge_patch(row.config, change.members.get("config", {})))
+    row.config = config.model_dump(mode="json")
+    if "secrets" in change.members:
+        _change_secrets(row, sealer, change.members["secrets"])
+    config.check_beside(row.secret_names, lambda: _open_secrets(row, sealer))
     await stamp(session, row)
     after = read_spec(row, owner)
     record(session, actor, Act("destination.change", owner.slug, after.name, show(before), show(after)))
@@ -219,12 +223,14 @@ async def stamp(session: AsyncSession, row: Any) -> None:
     await session.refresh(row)
 
 
-def _change_secrets(row: DestinationRow, sealer: Sealer, patch: Mapping[str, Any] | None) -> dict[str, Any]:
-    kept = sealer.open(row.sealed, identity=row.id) if row.sealed is not None and patch is not None else {}
-    secrets = parse_secrets(row.kind, merge_patch(kept, patch) if patch is not None else {})
+def _open_secrets(row: DestinationRow, sealer: Sealer) -> Mapping[str, Any]:
+    return sealer.open(row.sealed, identity=row.id) if row.sealed is not None else {}
+
+
+def _change_secrets(row: DestinationRow, sealer: Sealer, patch: Mapping[str, Any] | None) -> None:
+    secrets = parse_secrets(row.kind, merge_patch(_open_secrets(row, sealer), patch) if patch is not None else {})
     row.sealed = sealer.seal(secrets, identity=row.id) if secrets else None
-    row.secret_names = name_secrets(secrets)
-    return secrets
+    row.secret_names = name_secrets(row.kind, secrets)
 
 
 async def _get_row(session: AsyncSession, owner: Owner, name: str, *, is_locked: bool = False) -> DestinationRow:

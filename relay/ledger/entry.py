@@ -6,9 +6,10 @@ equal to the first telling to the last digit. Text is cleaned when it is put in,
 takes neither NUL nor lone surrogates, and one such value would fail a whole batch.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from operator import attrgetter
@@ -19,6 +20,8 @@ FILENAME_LIMIT = 1_024
 USER_AGENT_LIMIT = 512
 TEXT_LIMIT = 1_024
 OBJECTS_LIMIT = 1_000
+FIELDS_LIMIT = 100
+OBJECTS_TEXT_LIMIT = 256 * 1024
 
 
 class Outcome(StrEnum):
@@ -58,12 +61,31 @@ def clean_text(value: str | bytes | None, limit: int = TEXT_LIMIT) -> str | None
 
 
 def clean_objects(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """Make the objects of a receipt fit to be kept: text cleaned and cut to its limit, the first thousand of them; none is null.
+    """Make the objects of a receipt fit to be kept: text cleaned and cut to its limit; none is null.
 
+    The first thousand are kept, fewer where they have more characters than ``OBJECTS_TEXT_LIMIT``: a page has five hundred entries.
     Names and types of form parts are the client's words, and an object's key repeats its path.
     """
-    kept = [{name: _clean_member(name, value) for name, value in stored.items()} for stored in islice(objects, OBJECTS_LIMIT)]
+    kept: list[dict[str, Any]] = []
+    characters = 0
+    for stored in islice(objects, OBJECTS_LIMIT):
+        cleaned = {name: _clean_member(name, value) for name, value in stored.items()}
+        characters += sum(len(value) for value in cleaned.values() if isinstance(value, str))
+        if characters > OBJECTS_TEXT_LIMIT:
+            break
+        kept.append(cleaned)
     return kept or None
+
+
+def clean_filenames(names: Iterable[str | None]) -> list[str] | None:
+    """Make the file names that a form gave fit to be kept, as many as its objects; none is null."""
+    kept = [cleaned for name in islice(names, OBJECTS_LIMIT) if (cleaned := clean_text(name, FILENAME_LIMIT))]
+    return kept or None
+
+
+def clean_fields(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Make the plain fields of a form fit to be kept: text cleaned and cut to its limit, the first of them."""
+    return [{"name": clean_text(name) or "", "value": clean_text(value) or ""} for name, value in islice(pairs, FIELDS_LIMIT)]
 
 
 def _clean_member(name: str, value: Any) -> Any:
@@ -72,7 +94,7 @@ def _clean_member(name: str, value: Any) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """The account of one request. Members and their order are those of the ledger's REST listing; ``objects`` is not in that."""
+    """The account of one request. Members and their order are those of the ledger's REST listing."""
 
     request_id: str
     client_request_id: str | None = None
@@ -108,6 +130,7 @@ class Entry:
     version: str | None = None
     worker: str | None = None
     objects: list[dict[str, Any]] | None = None
+    fields: list[dict[str, str]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry as a JSON object, made to be encoded at once; members that are null are left out."""
@@ -122,5 +145,5 @@ class Entry:
         return cls(**known)
 
 
-ENTRY_MEMBERS = tuple(member.name for member in fields(Entry))
+ENTRY_MEMBERS = tuple(member.name for member in dataclasses.fields(Entry))
 _get_members = attrgetter(*ENTRY_MEMBERS)

@@ -48,7 +48,8 @@ class Report:
     length: int | None
     destination: str | None
     objects: list[dict[str, Any]] | None
-    sha256: str | None
+    fields: list[dict[str, str]] | None
+    digests: dict[str, str]
     destination_status: int | None
     started_at: datetime
     finished_at: datetime | None
@@ -121,7 +122,8 @@ def _read(row: LedgerRow) -> Report:
         length=row.declared_length if row.declared_length is not None or not is_whole else row.bytes_in,
         destination=row.destination,
         objects=row.objects,
-        sha256=(row.digests or {}).get("sha256"),
+        fields=row.fields,
+        digests=row.digests or {},
         destination_status=row.upstream_status,
         started_at=row.started_at,
         finished_at=row.finished_at,

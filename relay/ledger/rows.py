@@ -77,6 +77,7 @@ class LedgerRow(Row):
     version: Mapped[String | None]
     worker: Mapped[String | None]
     objects: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
+    fields: Mapped[list[dict[str, str]] | None] = mapped_column(JSONB)
 
 
 class UsageRow(Row):

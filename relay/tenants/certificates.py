@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from relay.destinations.config import HttpConfig, parse_http_config
+from relay.destinations.http_config import HttpConfig
+from relay.destinations.members import parse_members
 from relay.destinations.rows import DestinationRow
 from relay.errors import RequestInvalid
 from relay.protocols.certificates import parse_certificates
@@ -42,7 +43,7 @@ async def survey_some(session: AsyncSession, after: UUID | None) -> Batch:
     terms = []
     for row, slug in rows:
         try:
-            ends = list(_ends(parse_http_config(row.config)))
+            ends = list(_ends(parse_members(HttpConfig, row.config, "config")))
         except RequestInvalid:
             continue
         if ends:

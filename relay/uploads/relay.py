@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from relay.destinations.destination import Delivery, DestinationSpec, Item, Receipt
+from relay.destinations.destination import Delivery, DestinationSpec, Headers, Item, Receipt, StoredObject
 from relay.destinations.opened import OpenDestinations
 from relay.errors import (
     ClientFault,
@@ -35,7 +35,7 @@ from relay.errors import (
     ShuttingDown,
     UploadCancelled,
 )
-from relay.ledger.entry import Entry, Outcome, clean_objects, now_us
+from relay.ledger.entry import Entry, Outcome, clean_fields, clean_filenames, clean_objects, now_us
 from relay.ledger.journal import Journal
 from relay.ledger.refusals import Refusals
 from relay.protocols.paths import UploadPath, parse_path
@@ -98,6 +98,7 @@ class Attempt:
         self.entry = entry
         self._body: RequestBody | None = None
         self._run: Run | None = None
+        self._landed: list[StoredObject] = []
         self._is_finished = False
         self._is_cut = False
 
@@ -117,6 +118,7 @@ class Attempt:
         self._relay.admission.admit(order.grant, declared_bytes=order.declared_bytes, content_type=order.content_type)
         destination = self._relay.destinations.open(spec)
         item = make_item(order, rest)
+        self._landed = item.landed
         destination.check_item(item)
         self._begin(body)
         async with destination.deliver(item, body) as delivery:
@@ -140,18 +142,20 @@ class Attempt:
         self._note_answer(delivery, body)
         is_early = self.entry.early
         if delivery.is_settled or delivery.answer_bytes == 0:
+            is_ours = delivery.is_settled
             last = b"".join([chunk async for chunk in delivery.answer()])
             await self._settle(delivery, answer, len(last), is_early=is_early)
-            await self._start(delivery, answer, is_early=is_early)
+            told = body.claims.answer_fields(last) if is_ours and body.claims is not None else ()
+            await self._start(delivery, answer, told, is_early=is_early)
         else:
             await self._start(delivery, answer, is_early=is_early)
             last = await self._stream(delivery, answer)
             await self._settle(delivery, answer, len(last), is_early=is_early)
         return last
 
-    async def _start(self, delivery: Delivery, answer: Answer, *, is_early: bool) -> None:
+    async def _start(self, delivery: Delivery, answer: Answer, told: Headers = (), *, is_early: bool) -> None:
         try:
-            await answer.start(delivery.status, delivery.headers, delivery.answer_bytes, close=is_early)
+            await answer.start(delivery.status, (*delivery.headers, *told), delivery.answer_bytes, close=is_early)
         except TimeoutError:
             self._cut()
 
@@ -195,6 +199,7 @@ class Attempt:
         if self._is_finished:
             return
         fault = self._fault_of(error)
+        fault.objects = tuple(map(asdict, self._landed))
         self.entry.code = fault.code
         self.entry.status = self.entry.status or fault.status
         is_cut = self._run is not None and self._run.take_cut_back()
@@ -259,12 +264,15 @@ class Attempt:
             self.entry.body_complete_us = self._body.completed_us
         RECEIVED_BYTES.inc(self.entry.bytes_in)
         REQUESTS.labels(outcome).inc()
+        if self._landed:
+            self.entry.objects = clean_objects(map(asdict, self._landed))
+            self.entry.filenames = clean_filenames(stored.filename for stored in self._landed)
 
     def _note_receipt(self, receipt: Receipt) -> None:
         self.entry.bytes_delivered = receipt.bytes
-        crc32c = {"crc32c": self._body.crc32c} if self._body is not None else {}
-        self.entry.digests = {**crc32c, **receipt.digests}
-        self.entry.objects = clean_objects(map(asdict, receipt.objects))
+        self.entry.digests = {**(self._body.digests if self._body is not None else {}), **receipt.digests}
+        if receipt.fields is not None:
+            self.entry.fields = clean_fields(receipt.fields)
         DELIVERED_BYTES.inc(receipt.bytes)
 
 

@@ -16,17 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Destination
-from relay.destinations.disk import DiskDestination
 from relay.destinations.egress import Egress
+from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
 from relay.errors import BodyIncomplete, ClientGone, DependencyFault
 from relay.settings import DnsSettings, EgressSettings
 from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
 from tests.support.bodies import ScriptedBody, make_item
-from tests.support.disks import disk_config, tree
+from tests.support.disks import disk_config, open_disk, tree
 from tests.support.upstreams import Upstream
 from tests.support.waiting import until
 
@@ -54,7 +53,7 @@ async def keep_disk(folder: Path) -> AsyncIterator[Keeper]:
         return not any(".relay-tmp/" in name for name in tree(folder))
 
     with ThreadPoolExecutor(2) as threads:
-        disk = DiskDestination(folder, disk_config(), threads, timedelta(seconds=20))
+        disk = open_disk(folder, disk_config(), threads, timedelta(seconds=20))
         yield Keeper(disk, arrived, is_clean)
         await disk.close()
 
@@ -86,7 +85,7 @@ async def keep_http(_folder: Path) -> AsyncIterator[Keeper]:
 @asynccontextmanager
 async def lose_disk(folder: Path) -> AsyncIterator[Destination]:
     with ThreadPoolExecutor(1) as threads:
-        yield DiskDestination(folder / "gone", disk_config(), threads, timedelta(seconds=20))
+        yield open_disk(folder / "gone", disk_config(), threads, timedelta(seconds=20))
 
 
 @asynccontextmanager

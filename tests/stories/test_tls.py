@@ -206,7 +206,7 @@ async def test_commands_and_doctor(database_url: str, tmp_path: Path, authority:
         assert (found["state"], found["detail"]) == ("warn", "0 expired, 1 good for less than 14 days")
         assert f"acme/main ({SOON:%Y-%m-%d %H:%M})" in found["advice"]
         assert "forgets" in await say(*set_main, "--no-tls", *terms, code=2)
-        assert "belong to --http" in await say("destination", "set", "acme", "disk", "--disk", "a", "--no-tls", code=2)
+        assert "do not belong to --disk" in await say("destination", "set", "acme", "disk", "--disk", "a", "--no-tls", code=2)
         plain = json.loads(await say(*set_main, "--no-tls", "--json"))
         assert ("tls" in plain["config"], plain["secret_names"]) == (False, ["X-C"])
         assert "destination_refused_tls" in await say("destination", "check", "acme", "main", code=1)

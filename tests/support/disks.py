@@ -1,18 +1,28 @@
 """What a test needs to know of a disk: its tree, and the descriptors that are open on it."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
+from datetime import timedelta
 from pathlib import Path
 
-from relay.destinations.config import DiskConfig
-from relay.destinations.disk import DiskDestination
+from relay.destinations.disk import DiskStore
+from relay.destinations.disk_config import DiskConfig
 from relay.destinations.disk_names import TEMP_FOLDER
+from relay.destinations.keys import KeyTemplate
+from relay.destinations.store import StoreDestination
+from relay.settings import FormSettings
 
-MakeDisk = Callable[..., DiskDestination]
+MakeDisk = Callable[..., StoreDestination]
 
 
 def disk_config(directory: str = "acme", *, is_replacing: bool = False, key_template: str = "{path}") -> DiskConfig:
     """A disk destination's configuration."""
     return DiskConfig(directory=directory, overwrite="replace" if is_replacing else "refuse", key_template=key_template)
+
+
+def open_disk(root: Path, config: DiskConfig, executor: Executor, idle_timeout: timedelta) -> StoreDestination:
+    """A disk destination with threads of the caller's."""
+    return StoreDestination(DiskStore(root, config, executor, idle_timeout), KeyTemplate(config.key_template), FormSettings())
 
 
 def tree(root: Path) -> dict[str, bytes | str | None]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.destinations.config import HttpConfig
 from relay.destinations.destination import Receipt
+from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
 from relay.errors import ClientGone, DestinationBroke, DestinationRefusedTls, DestinationTimeout, RelayError
 from relay.settings import DnsSettings

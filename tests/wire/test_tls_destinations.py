@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from relay.destinations.config import HttpConfig, make_terms
+from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
+from relay.destinations.tls_config import make_terms
 from relay.errors import DestinationBroke, DestinationRefusedTls, EgressDenied, RelayError
 from relay.settings import DnsSettings
 from relay.wire import tls
@@ -40,7 +41,7 @@ class Destinations:
 
     def of(self, url: str, key: str | None = None, *, name: str = "main", **members: Any) -> HttpUpstream:
         config = HttpConfig.model_validate({"base_url": url, **members})
-        return HttpUpstream(self.client, Account("acme", name), config, {}, make_terms(config, key))
+        return HttpUpstream(self.client, Account("acme", name), config, {}, make_terms(config.tls, key))
 
 
 @contextlib.asynccontextmanager

@@ -61,11 +61,18 @@ TLS_EXAMPLE: dict[str, Any] = {
 }
 DISK_EXAMPLE: dict[str, Any] = {"name": "archive", "kind": "disk", "config": {"directory": "acme", "overwrite": "refuse"}}
 
+AZURE_EXAMPLE: dict[str, Any] = {
+    "name": "blobs",
+    "kind": "azure",
+    "config": {"account": "acmefiles", "container": "inbox", "prefix": "uploads"},
+    "secrets": {"sas_token": "sv=2024-08-04&sr=c&sp=rcwd&se=2027-01-01T00%3A00%3A00Z&sig=c2lnbmF0dXJl"},
+}
+
 
 class DestinationDocument(Document):
     """A destination to be made. Which members `config` and `secrets` have depends on the kind."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, DISK_EXAMPLE, TLS_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, DISK_EXAMPLE, TLS_EXAMPLE, AZURE_EXAMPLE]})
 
     name: str
     kind: Kind

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from relay.destinations import disk_file
-from relay.destinations.disk import DiskDestination
-from tests.support.disks import MakeDisk, disk_config
+from relay.destinations.store import StoreDestination
+from tests.support.disks import MakeDisk, disk_config, open_disk
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def make_disk(root: Path, threads: ThreadPoolExecutor) -> MakeDisk:
     def make(
         directory: str = "acme", *, below: Path = root, idle_seconds: float = 20.0, is_replacing: bool = False, template: str = "{path}"
-    ) -> DiskDestination:
+    ) -> StoreDestination:
         config = disk_config(directory, is_replacing=is_replacing, key_template=template)
-        return DiskDestination(below, config, threads, timedelta(seconds=idle_seconds))
+        return open_disk(below, config, threads, timedelta(seconds=idle_seconds))
 
     return make

@@ -19,17 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from relay.destinations import disk_file
-from relay.destinations.disk import DiskDestination
-from tests.support.bodies import make_item
-from tests.support.disks import disk_config
+from tests.support.bodies import ScriptedBody, make_item
+from tests.support.disks import disk_config, open_disk
 
 root, way, many = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if way == "named":
     disk_file._TMPFILE = 0
 
-class Body:
-    declared_bytes = None
+class Body(ScriptedBody):
     def __init__(self, mebibytes, is_hanging):
+        super().__init__([])
         self.mebibytes, self.is_hanging = mebibytes, is_hanging
     async def __aiter__(self):
         for number in range(16 * self.mebibytes):
@@ -43,7 +42,7 @@ def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 
 async def main():
-    disk = DiskDestination(root, disk_config(), ThreadPoolExecutor(2), timedelta(seconds=60))
+    disk = open_disk(root, disk_config(), ThreadPoolExecutor(2), timedelta(seconds=60))
     if not many:
         async with disk.deliver(make_item("killed"), Body(2, True)):
             pass

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.destinations import disk_file
-from relay.destinations.disk import DiskDestination
 from relay.errors import DestinationMisconfigured, ObjectExists, PathInvalid, RelayError
 from tests.support.bodies import ScriptedBody, make_item
-from tests.support.disks import MakeDisk, disk_config, temp_names, tree
+from tests.support.disks import MakeDisk, disk_config, open_disk, temp_names, tree
 
 NASTY = [
     "..",
@@ -57,7 +56,7 @@ def test_no_path_touches_anything_outside(segments: list[str], is_replacing: boo
         root, outside = lay_out(Path(folder))
         if not has_nameless:
             patch.setattr(disk_file, "_TMPFILE", 0)
-        disk = DiskDestination(root, disk_config(is_replacing=is_replacing), threads, timedelta(seconds=20))
+        disk = open_disk(root, disk_config(is_replacing=is_replacing), threads, timedelta(seconds=20))
 
         async def upload() -> str | None:
             try:

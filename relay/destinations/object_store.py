@@ -1,0 +1,120 @@
+"""The promise of a place that keeps objects: a bucket, a container, a folder.
+
+``store.py`` is the story of an upload to such a place and knows no kind of store; a kind knows how one object is
+written there, and nothing of requests, forms or templates. Adding a kind is a class that keeps this promise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relay.destinations.destination import Finding
+
+Pieces = Sequence[bytes | bytearray]
+"""Bytes of an object in their order, owned by whoever is given them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """An object that is to be made.
+
+    ``key`` is relative to the destination's prefix, in plain text, judged already: no empty, dot or control segments.
+    ``declared_bytes`` is its size where that is known before. ``fields`` are header fields to be kept with it, by lower-case
+    name: content-type, content-disposition, content-encoding, content-language, cache-control. ``metadata`` are the client's
+    own pairs, names of letters, digits and hyphens in lower case, values in printable ASCII.
+    """
+
+    key: str
+    declared_bytes: int | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a store says of an object that it has made visible; ``None`` where it says nothing."""
+
+    etag: str | None = None
+    version: str | None = None
+
+
+class ObjectWriter(Protocol):
+    """One object on its way. Calls come one at a time, in the order open, write…, seal, publish; discard may follow any of them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written, in hex. Meant to be asked after ``seal``."""
+        ...
+
+    @property
+    def crc32c(self) -> str:
+        """CRC-32C of what was written, in hex. Meant to be asked after ``seal``."""
+        ...
+
+    async def open(self) -> None:
+        """Say, before the first byte is asked for, what can be known of the object's fate. May do nothing.
+
+        Raises:
+            ObjectExists: the key is taken and the destination refuses to replace.
+            PathInvalid: the store does not take such a key.
+            DependencyFault: the store cannot be reached, or refuses.
+        """
+        ...
+
+    async def write(self, pieces: Pieces) -> None:
+        """Take the next bytes; returns when there is room for more.
+
+        Raises:
+            DependencyFault: the store cannot be reached, refuses, or is too slow.
+        """
+        ...
+
+    async def seal(self) -> None:
+        """All bytes are written: wait until the store has them. The object is not visible yet, and holds no memory to speak of.
+
+        Raises:
+            DependencyFault: as ``write``.
+        """
+        ...
+
+    async def publish(self) -> Published:
+        """Make the object visible, durable and whole, at once or not at all.
+
+        Raises:
+            ObjectExists: the key is taken and the destination refuses to replace.
+            DependencyFault: as ``write``; or what the store says it has is not what was sent.
+        """
+        ...
+
+    async def discard(self) -> None:
+        """Leave nothing behind. Harmless twice, and after a publication; never raises, and ends within a bounded time."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """One destination's place. Safe for any number of objects at once."""
+
+    def check_key(self, key: str) -> None:
+        """Refuse a key that this kind of store cannot keep.
+
+        Raises:
+            PathInvalid: says why.
+        """
+        ...
+
+    def begin(self, new: NewObject) -> ObjectWriter:
+        """Begin an object. Nothing is done before the writer is opened."""
+        ...
+
+    async def check(self) -> Finding:
+        """Write a probe, read it back, remove it; say what is missing."""
+        ...
+
+    async def close(self) -> None:
+        """Release what is held."""
+        ...

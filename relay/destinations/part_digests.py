@@ -1,0 +1,149 @@
+"""Digests of an object and of its parts, taken while it passes, in threads of their own.
+
+The digests of an object are taken in its order by one job at a time, whatever thread runs it; a job takes a bounded
+number of bytes, so that the threads are shared out among the objects. Nothing is copied: what is fed must not change.
+"""
+
+import asyncio
+import concurrent.futures
+import hashlib
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from crc32c import crc32c
+
+from relay.destinations.parts import OwnedPiece
+
+JOB_BYTES: Final = 4 << 20
+INLINE_BYTES: Final = 64 << 10
+"""Fewer bytes than this take less time than a thread would take to begin."""
+
+THREADS_MOST: Final = 4
+
+
+class PartDigests:
+    """The digests of one part; complete once ``ObjectDigests.reach`` says so."""
+
+    def __init__(self, *, is_signed: bool) -> None:
+        self._sha256 = hashlib.sha256() if is_signed else None
+        self.crc32c = 0
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 in hex, where it is wanted to sign the part."""
+        return None if self._sha256 is None else self._sha256.hexdigest()
+
+    def update(self, piece: OwnedPiece) -> None:
+        """Take the next bytes."""
+        self.crc32c = crc32c(piece, self.crc32c)
+        if self._sha256 is not None:
+            self._sha256.update(piece)
+
+
+class DigestThreads:
+    """The threads of a process that take digests."""
+
+    def __init__(self) -> None:
+        self._executor = concurrent.futures.ThreadPoolExecutor(min(THREADS_MOST, os.cpu_count() or 1), thread_name_prefix="digests")
+
+    def open(self) -> "ObjectDigests":
+        """The digests of one object."""
+        return ObjectDigests(self._executor)
+
+    async def md5(self, pieces: Sequence[OwnedPiece]) -> str:
+        """MD5 in hex of what a store did not check otherwise: only its own ETag is compared with it."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _md5, pieces)
+
+    def shutdown(self) -> None:
+        """Let the threads go."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class ObjectDigests:
+    """The digests of one object."""
+
+    def __init__(self, executor: concurrent.futures.Executor) -> None:
+        self._executor = executor
+        self._sha256 = hashlib.sha256()
+        self._crc32c = 0
+        self._fed: deque[tuple[PartDigests, OwnedPiece]] = deque()
+        self._fed_bytes = 0
+        self._done_bytes = 0
+        self._failure: BaseException | None = None
+        self._job: asyncio.Future[int] | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the object, in hex."""
+        return self._sha256.hexdigest()
+
+    @property
+    def crc32c(self) -> str:
+        """CRC-32C of the object, in hex."""
+        return f"{self._crc32c:08x}"
+
+    def feed(self, part: PartDigests, pieces: Sequence[OwnedPiece]) -> None:
+        """These bytes come next; they belong to this part. They do not change until they are digested."""
+        for piece in pieces:
+            self._fed.append((part, piece))
+            self._fed_bytes += len(piece)
+        if self._job is None and self._fed_bytes - self._done_bytes >= INLINE_BYTES:
+            self._start()
+
+    async def reach(self) -> None:
+        """Wait until all that was fed so far is digested."""
+        target = self._fed_bytes
+        while self._done_bytes < target:
+            if self._failure is not None:
+                raise self._failure
+            if self._job is None and target - self._done_bytes < INLINE_BYTES:
+                self._done_bytes += self._digest(self._take_some())
+            else:
+                if self._job is None:
+                    self._start()
+                self._news.clear()
+                await self._news.wait()
+
+    def drop(self) -> None:
+        """Digest nothing more of it."""
+        self._fed.clear()
+
+    def _take_some(self) -> list[tuple[PartDigests, OwnedPiece]]:
+        taken, size = [], 0
+        while self._fed and size < JOB_BYTES:
+            taken.append(self._fed.popleft())
+            size += len(taken[-1][1])
+        return taken
+
+    def _start(self) -> None:
+        self._job = asyncio.get_running_loop().run_in_executor(self._executor, self._digest, self._take_some())
+        self._job.add_done_callback(self._end)
+
+    def _end(self, job: asyncio.Future[int]) -> None:
+        self._job = None
+        if job.cancelled() or (failure := job.exception()) is not None:
+            self._failure = asyncio.CancelledError() if job.cancelled() else failure
+        else:
+            self._done_bytes += job.result()
+            if self._fed:
+                self._start()
+        self._news.set()
+
+    def _digest(self, work: list[tuple[PartDigests, OwnedPiece]]) -> int:
+        size = 0
+        for part, piece in work:
+            part.update(piece)
+            self._sha256.update(piece)
+            self._crc32c = crc32c(piece, self._crc32c)
+            size += len(piece)
+        return size
+
+
+def _md5(pieces: Sequence[OwnedPiece]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

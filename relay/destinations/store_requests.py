@@ -1,0 +1,181 @@
+"""One request to a store of objects and its answer, whole: over the shared client, within limits, sent again where that helps.
+
+Knows no kind of store: who signs, and what a refusal means, is its caller's. What is sent is held by the caller until it is
+acknowledged, so any request may be sent again; how often and how long one tries is bounded. Redirects are not followed.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar, cast
+
+import httpx
+
+from relay.destinations.parts import OwnedPiece
+from relay.errors import DestinationBroke, DestinationTimeout, DestinationUnreachable
+from relay.wire.client import Account, Place
+from relay.wire.pieces import Take
+from relay.wire.tls import PUBLIC, TlsTerms
+from relay.wire.turn import OutgoingBody, Turn
+
+ANSWER_MOST: Final = 1 << 20
+"""More than any answer to what is asked here should have (bytes)."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of a store, whole. ``fields`` have lower-case names."""
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes = b""
+
+
+class Refusal(Exception):
+    """A store said no. Each kind has its own, and says it to others in our words."""
+
+    is_transient = False
+    """True when asking again may help."""
+
+    retry_after = 0.0
+    """How long the store wants to be left alone (seconds), within reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often, and for how long, a request is sent again (seconds)."""
+
+    tries: int = 7
+    first_pause: float = 0.2
+    longest_pause: float = 10.0
+    total: float = 120.0
+
+    def pause(self, attempt: int) -> float:
+        """How long to wait after this attempt: at random up to a bound that doubles."""
+        return random.uniform(0, min(self.longest_pause, self.first_pause * 2 ** (attempt - 1)))  # noqa: S311 - spreads load
+
+    async def insist(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Try until it succeeds, or is hopeless.
+
+        Raises:
+            Refusal: the store said no.
+            DependencyFault: it cannot be reached, broke, or is too slow.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.total
+        count = 0
+        while True:
+            count += 1
+            pause = self.pause(count)
+            try:
+                return await attempt()
+            except (Refusal, DestinationUnreachable, DestinationTimeout, DestinationBroke) as error:
+                if isinstance(error, Refusal):
+                    pause = max(pause, error.retry_after)
+                    if not error.is_transient:
+                        raise
+                if count >= self.tries or loop.time() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
+
+
+class Limits(Protocol):
+    """What a store's owner says of time and connections."""
+
+    @property
+    def connect_timeout_seconds(self) -> float: ...
+    @property
+    def idle_timeout_seconds(self) -> float: ...
+    @property
+    def max_connections(self) -> int: ...
+
+
+class StoreLine:
+    """The way to one store."""
+
+    def __init__(self, client: httpx.AsyncClient, account: Account, url: str, limits: Limits, terms: TlsTerms | None = None) -> None:
+        self._client = client
+        self._url = httpx.URL(url)
+        self._place = Place.of(self._url, account, terms or PUBLIC)
+        idle = limits.idle_timeout_seconds
+        self._timeouts = {"connect": limits.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
+        self._connections = asyncio.Semaphore(limits.max_connections)
+
+    @property
+    def host(self) -> str:
+        """The ``Host`` of requests."""
+        return self._url.netloc.decode("ascii")
+
+    async def send(self, method: str, target: str, fields: Mapping[str, str], pieces: Sequence[OwnedPiece]) -> Reply:
+        """Send a request, once there is a connection for it.
+
+        Raises:
+            DependencyFault: the store cannot be reached, broke, or is too slow.
+        """
+        lines = [(b"host", self.host.encode("ascii")), *((name.encode("ascii"), value.encode("ascii")) for name, value in fields.items())]
+        extensions = {"fields": lines, "target": target.encode("ascii"), "timeout": self._timeouts, "place": self._place}
+        request = httpx.Request(method, self._url, stream=_HeldBody(pieces), extensions=extensions)
+        async with self._connections:
+            try:
+                return await self._exchange(request)
+            except httpx.TimeoutException:
+                raise DestinationTimeout from None
+            except (httpx.TransportError, httpx.StreamError):
+                raise DestinationBroke from None
+
+    async def _exchange(self, request: httpx.Request) -> Reply:
+        response = await self._client.send(request, stream=True)
+        turn: Turn = response.extensions["turn"]
+        try:
+            body = await _read(cast("httpx.AsyncByteStream", response.stream))
+            if turn.status < 300 and not await turn.sent():
+                raise DestinationBroke
+            return Reply(turn.status, _joined(turn.headers), body)
+        finally:
+            await asyncio.shield(_close(response))
+
+
+class _HeldBody(OutgoingBody):
+    """Pieces that are held. Each sending has a body of its own."""
+
+    def __init__(self, pieces: Sequence[OwnedPiece]) -> None:
+        self._pieces = pieces
+        self._next = 0
+
+    @property
+    def is_at_hand(self) -> bool:
+        return True
+
+    async def pour(self, take: Take) -> bool:
+        while self._next < len(self._pieces):
+            piece = self._pieces[self._next]
+            self._next += 1
+            if not take(memoryview(piece) if isinstance(piece, bytearray) else piece):
+                break
+        return self._next == len(self._pieces)
+
+
+def _joined(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    fields: dict[str, str] = {}
+    for raw, value in headers:
+        name, text = raw.decode("latin-1"), value.decode("latin-1")
+        fields[name] = f"{fields[name]},{text}" if name in fields else text
+    return fields
+
+
+async def _read(stream: httpx.AsyncByteStream) -> bytes:
+    body = bytearray()
+    async for piece in stream:
+        body += piece
+        if len(body) > ANSWER_MOST:
+            raise DestinationBroke("The store's answer is longer than any answer should be.")
+    return bytes(body)
+
+
+async def _close(response: httpx.Response) -> None:
+    with contextlib.suppress(httpx.HTTPError, OSError):
+        await response.aclose()

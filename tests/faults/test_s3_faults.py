@@ -1,0 +1,210 @@
+"""A bucket whose store breaks, lies, refuses or loses its answers: a delivery still happens once, whole, or not at all."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from relay.destinations.object_store import NewObject
+from relay.errors import DestinationBroke, DestinationMisconfigured, DestinationUnreachable, DiskFull, ObjectExists, RelayError
+from tests.support.buckets import PART, Stores, store_object
+from tests.support.store_proxy import Asked, Cut, Flip, Hold, Lose, Say, StoreProxy, Whim, error_xml
+from tests.support.stores import SECRET_KEY, TestBucket
+from tests.support.waiting import until
+
+DATA = os.urandom(PART + 1)
+
+
+class Once:
+    """One whim for each of the first requests that it is meant for; afterwards the store is itself."""
+
+    def __init__(self, judge: Callable[[Asked], bool], *whims: Whim) -> None:
+        self._judge = judge
+        self._whims = list(whims)
+
+    def __call__(self, asked: Asked) -> Whim:
+        return self._whims.pop(0) if self._whims and self._judge(asked) else None
+
+
+def deny(judge: Callable[[Asked], bool], asked: Asked) -> Whim:
+    return Say(403, error_xml("AccessDenied")) if judge(asked) else None
+
+
+def is_object(asked: Asked) -> bool:
+    return asked.method == "PUT" and "?" not in asked.target and ".relay-probe" not in asked.target
+
+
+def whole_complete(asked: Asked) -> bool:
+    return asked.is_complete and ".relay-probe" not in asked.target
+
+
+@pytest.mark.parametrize(
+    "whim",
+    [
+        Say(503, error_xml("SlowDown"), {"retry-after": "0"}),
+        Say(500, b"<html>"),
+        Say(400, error_xml("RequestTimeout")),
+        Cut(after=10_000),
+        Lose(),
+        Flip(),
+    ],
+    ids=["slow_down", "500", "request_timeout", "cut", "lost_answer", "flipped_bit"],
+)
+async def test_a_part_is_sent_again_after_what_passes(bucket: TestBucket, stores: Stores, whim: Whim) -> None:
+    async with StoreProxy(bucket.server.port, Once(lambda asked: asked.is_part and ".relay" not in asked.target, whim)) as proxy:
+        await store_object(stores.open(bucket, url=proxy.url), NewObject("again.bin", len(DATA)), [DATA])
+        assert bucket.read("again.bin") == DATA and bucket.open_uploads() == []
+        assert proxy.count(lambda asked: asked.is_part and "again.bin" in asked.target) == 3
+
+
+@pytest.mark.parametrize("overwrite", ["refuse", "replace"])
+@pytest.mark.parametrize("size", [10, PART + 1], ids=["whole", "parts"])
+async def test_a_lost_answer_to_the_publication_is_no_failure(bucket: TestBucket, stores: Stores, size: int, overwrite: str) -> None:
+    judge = is_object if size < PART else whole_complete
+    async with StoreProxy(bucket.server.port, Once(judge, Lose())) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite=overwrite)
+        published, _ = await store_object(store, NewObject("once.bin", size), [DATA[:size]])
+        assert bucket.read("once.bin") == DATA[:size]
+        assert published.etag == bucket.head("once.bin")["ETag"].strip('"')
+        assert proxy.count(judge) == 2
+
+
+async def test_another_ones_object_is_not_taken_for_ours(bucket: TestBucket, stores: Stores) -> None:
+    def whim(asked: Asked) -> Whim:
+        if is_object(asked) and not bucket.keys():
+            bucket.put("mine.bin", b"0123456789")  # of the same size
+            return Say(500)
+        return None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url)
+        await store.place.conditions()
+        with pytest.raises(ObjectExists):
+            await store_object(store, NewObject("mine.bin", 10), [b"9876543210"])
+        assert bucket.read("mine.bin") == b"0123456789"
+
+
+async def test_an_error_that_follows_200_is_an_error(bucket: TestBucket, stores: Stores) -> None:
+    async with StoreProxy(bucket.server.port, Once(whole_complete, Say(200, b"  \n" + error_xml("InternalError")))) as proxy:
+        await store_object(stores.open(bucket, url=proxy.url), NewObject("late.bin"), [DATA])
+        assert bucket.read("late.bin") == DATA and proxy.count(whole_complete) == 2
+    async with StoreProxy(bucket.server.port, Once(whole_complete, Say(200, error_xml("InvalidPart")))) as proxy:
+        with pytest.raises(DestinationBroke):
+            await store_object(stores.open(bucket, url=proxy.url), NewObject("never.bin"), [DATA])
+        assert bucket.keys() == ["late.bin"] and bucket.open_uploads() == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Say(200, b"", {"etag": '"x"', "x-amz-checksum-crc32c": "AAAAAA=="}),
+        Say(200, b"", {"etag": '"00000000000000000000000000000000"'}),
+    ],
+    ids=["checksum", "etag"],
+)
+@pytest.mark.parametrize("size", [10, PART + 1], ids=["whole", "parts"])
+async def test_a_store_that_has_something_else_is_not_believed(bucket: TestBucket, stores: Stores, size: int, lie: Whim) -> None:
+    def whim(asked: Asked) -> Whim:
+        return lie if asked.method == "PUT" and ".relay-probe" not in asked.target else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        with pytest.raises(DestinationBroke, match="not what was sent"):
+            await store_object(stores.open(bucket, url=proxy.url), NewObject("lie.bin", size), [DATA[:size]])
+        assert bucket.keys() == [] and bucket.open_uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        (Say(301, error_xml("PermanentRedirect"), {"x-amz-bucket-region": "eu-central-1"}), DestinationMisconfigured, "eu-central-1"),
+        (Say(307, b"", {"location": "http://127.0.0.1:1/"}), DestinationMisconfigured, "elsewhere"),
+        (Say(400, error_xml("AuthorizationHeaderMalformed", Region="us-west-2")), DestinationMisconfigured, "us-west-2"),
+        (Say(400, error_xml("AuthorizationHeaderMalformed", Region="<b>x</b>")), DestinationMisconfigured, "elsewhere"),
+        (Say(403, error_xml("RequestTimeTooSkewed")), DestinationMisconfigured, "clock"),
+        (Say(403, error_xml("SignatureDoesNotMatch", StringToSign="secret-text")), DestinationMisconfigured, "credentials"),
+        (Say(403, error_xml("AccessDenied")), DestinationMisconfigured, "s3:PutObject"),
+        (Say(404, error_xml("NoSuchBucket")), DestinationMisconfigured, "does not exist"),
+        (Say(507, error_xml("XMinioStorageFull")), DiskFull, "no room"),
+        (Say(403, b"<!DOCTYPE a [<!ENTITY b 'c'>]><Error><Code>NoSuchBucket</Code></Error>"), DestinationMisconfigured, "s3:PutObject"),
+        (Say(403, b"x" * (2 << 20)), DestinationBroke, "longer"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(
+    bucket: TestBucket, stores: Stores, said: Say, error: type[RelayError], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with StoreProxy(bucket.server.port, lambda asked: said if asked.method == "PUT" else None) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        with pytest.raises(error, match=words) as caught:
+            await store_object(store, NewObject("no.bin"), [b"x"])
+        finding = await store.check()
+    assert not finding.ok and words in finding.detail
+    told = f"{caught.value!r} {finding} {caplog.text} {store.place.requests!r}"
+    assert not any(text in told for text in ("hidden-text", "secret-text", SECRET_KEY, bucket.name))
+
+
+async def test_a_store_that_knows_no_checksums_gets_an_md5(bucket: TestBucket, stores: Stores) -> None:
+    def whim(asked: Asked) -> Whim:
+        return Say(501, error_xml("NotImplemented")) if any("x-amz-checksum" in name for name in asked.fields) else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        for size in (10, len(DATA)):
+            await store_object(store, NewObject("old.bin", size), [DATA[:size]])
+            assert bucket.read("old.bin") == DATA[:size]
+        assert proxy.count(lambda asked: "content-md5" in asked.fields) == 3
+
+
+async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:
+    rights: dict[str, Callable[[Asked], bool]] = {
+        "s3:GetObject": lambda asked: asked.method == "GET",
+        "s3:DeleteObject": lambda asked: asked.method == "DELETE" and not asked.is_abort,
+        "s3:AbortMultipartUpload": lambda asked: asked.is_abort,
+    }
+    for right, judge in rights.items():
+        async with StoreProxy(bucket.server.port, partial(deny, judge)) as proxy:
+            finding = await stores.open(bucket, url=proxy.url).check()
+        assert finding.code == "destination_misconfigured" and right in finding.detail
+
+
+async def test_a_store_that_is_away_is_given_up_in_bounded_time(bucket: TestBucket, stores: Stores) -> None:
+    async with StoreProxy(bucket.server.port, lambda _asked: Say(503, b"", {"retry-after": "0"})) as proxy:
+        with pytest.raises(DestinationBroke):
+            await store_object(stores.open(bucket, url=proxy.url, overwrite="replace"), NewObject("busy.bin"), [b"x"])
+        assert len(proxy.asked) == 4
+    with pytest.raises(DestinationUnreachable):
+        await store_object(stores.open(bucket, url="http://127.0.0.1:9", overwrite="replace"), NewObject("away.bin"), [b"x"])
+
+
+async def test_a_part_that_lands_after_the_abort_is_aborted_too(bucket: TestBucket, stores: Stores) -> None:
+    late = asyncio.Event()
+    async with StoreProxy(bucket.server.port, lambda asked: Hold(late) if asked.is_part else None) as proxy:
+        writer = stores.open(bucket, url=proxy.url).begin(NewObject("late.bin", PART * 3))
+        await writer.write([DATA])
+        await until(lambda: proxy.count(lambda asked: asked.is_part) > 0)
+        await writer.discard()
+        late.set()
+        assert bucket.open_uploads() == [] and proxy.count(lambda asked: asked.is_abort) >= 1
+    assert stores.tools.memory.held_bytes == 0
+
+
+async def test_a_bucket_that_is_cut_off_in_the_middle_leaves_its_upload_to_the_sweeper(bucket: TestBucket, stores: Stores) -> None:
+    is_away = False
+
+    def whim(_asked: Asked) -> Whim:
+        return Cut() if is_away else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url)
+        writer = store.begin(NewObject("left.bin", PART * 2))
+        await writer.write([DATA])
+        is_away = True
+        await writer.discard()
+        assert bucket.open_uploads() == ["left.bin"] and len(stores.tools.notes.abandoned) == 1
+        is_away = False
+        noted = next(iter(stores.tools.notes.abandoned.values()))
+        assert noted.upload_id is not None and await store.abort(noted.key, noted.upload_id)
+        assert bucket.open_uploads() == []
