@@ -17,7 +17,7 @@ from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
-from tests.support.loops import LOOPS, run_in
+from tests.support.loops import LOOPS, SHIPPED, run_in
 from tests.support.upstreams import Conduct, Upstream
 from tests.support.waiting import until
 
@@ -296,7 +296,7 @@ async def test_a_cancelled_delivery_leaves_nothing_behind(conduct: Conduct) -> N
         assert not pumps()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", [SHIPPED, *(pytest.param(loop, marks=pytest.mark.full) for loop in LOOPS if loop != SHIPPED)])
 def test_a_slow_destination_over_tls_is_told_from_one_that_takes_nothing(loop: str, tmp_path: Path) -> None:
     """What counts is what waits below TLS: above it everything was written long ago."""
     certificate = make_certificate(tmp_path)
