@@ -7,8 +7,6 @@ blobs may have, and the check.
 import secrets
 from typing import Final
 
-import httpx
-
 from relay.destinations.azure_answers import DELETE, READ, WRITE, Refused
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_container import BlobContainer, BlockNames, Content
@@ -19,7 +17,7 @@ from relay.destinations.destination import Finding
 from relay.destinations.object_store import NewObject
 from relay.destinations.store_requests import StoreLine
 from relay.errors import DestinationBroke, DestinationMisconfigured, PathInvalid, RelayError
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 from relay.wire.tls import TlsTerms
 
 KEY_LONGEST: Final = 1_024
@@ -33,13 +31,13 @@ class AzureStore:
     """One tenant's container, below a prefix."""
 
     def __init__(self, place: AzurePlace) -> None:
-        self._place = place
+        self.place = place
         self._container = place.container
 
     @classmethod
     def open(
         cls,
-        client: httpx.AsyncClient,
+        client: Client,
         account: Account,
         config: AzureConfig,
         signer: Signer,
@@ -56,7 +54,7 @@ class AzureStore:
         Raises:
             PathInvalid: it is too long, or the store would change it.
         """
-        whole = self._place.whole_key(key)
+        whole = self.place.whole_key(key)
         if len(whole.encode("utf-16-le")) > 2 * KEY_LONGEST:
             raise PathInvalid(f"The name is longer than a container takes: {KEY_LONGEST} characters with the destination's prefix.")
         segments = whole.split("/")
@@ -69,11 +67,11 @@ class AzureStore:
 
     def begin(self, new: NewObject) -> BlobWriter:
         """Begin a blob. Nothing is done before the writer is opened."""
-        return BlobWriter(self._place, new)
+        return BlobWriter(self.place, new)
 
     async def check(self) -> Finding:
         """Write a probe as uploads are written, try to write it once more, read it back, remove it."""
-        key = self._place.whole_key(PROBE + secrets.token_hex(8))
+        key = self.place.whole_key(PROBE + secrets.token_hex(8))
         faults: list[RelayError] = []
         try:
             await self._write_probe(key)
@@ -92,8 +90,8 @@ class AzureStore:
         """Write a blob of one block."""
         block, content = BlockNames().name(1), _probe(key)
         kept = {"x-ms-blob-content-md5": content.encoded_md5}
-        await self._place.ask(lambda: self._container.put_block(key, block, content), WRITE, ASK_PATIENCE)
-        await self._place.ask(lambda: self._container.put_block_list(key, kept, [block], is_new_only=True), WRITE, ASK_PATIENCE)
+        await self.place.ask(lambda: self._container.put_block(key, block, content), WRITE, ASK_PATIENCE)
+        await self.place.ask(lambda: self._container.put_block_list(key, kept, [block], is_new_only=True), WRITE, ASK_PATIENCE)
 
     async def _probe_condition(self, key: str) -> None:
         """See that the store refuses to make as new what is there."""
@@ -103,17 +101,17 @@ class AzureStore:
             await ASK_PATIENCE.insist(lambda: self._container.put_blob(key, kept, content, is_new_only=True))
         except Refused as refused:
             if not refused.is_standing:
-                raise self._place.explain(refused, WRITE) from None
+                raise self.place.explain(refused, WRITE) from None
             return
         raise DestinationMisconfigured("The store does not honour If-None-Match: it replaces blobs that it should refuse to replace.")
 
     async def _read_probe(self, key: str) -> None:
-        if await self._place.ask(lambda: self._container.get(key), READ, ASK_PATIENCE) != key.encode():
+        if await self.place.ask(lambda: self._container.get(key), READ, ASK_PATIENCE) != key.encode():
             raise DestinationBroke("What the store gives back is not what was written.")
 
     async def _remove_probe(self, key: str) -> None:
         try:
-            await self._place.ask(lambda: self._container.delete(key), DELETE, ASK_PATIENCE)
+            await self.place.ask(lambda: self._container.delete(key), DELETE, ASK_PATIENCE)
         except RelayError as error:
             raise DestinationMisconfigured(f"{error.detail} The blob {key} was left behind.") from None
 

@@ -78,7 +78,7 @@ class AzureConfig(ConfigMembers):
     prefix: Annotated[str, Field(max_length=_PREFIX_LONGEST), AfterValidator(_checked_prefix)] = Field(
         "", description="The folder of the container in which every blob lies."
     )
-    endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default `https://<account>.blob.core.windows.net`.")
+    endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default the account's address in Azure's public cloud.")
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
     block_bytes: Annotated[int, Field(ge=MIB, le=LARGEST_BLOCK)] = Field(
@@ -125,7 +125,7 @@ class AzureSecrets(SecretMembers):
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
-        if (self.sas_token is None) == (self.account_key is None):
+        if self.sas_token is not None and self.account_key is not None:
             raise ValueError("give exactly one of sas_token and account_key")
         return self
 

@@ -179,21 +179,24 @@ class BlobWriter:
     def _start(self, part: Part, loan: Loan) -> None:
         assert self._block_digests is not None  # noqa: S101 - it began with the part
         self._sent = part.number
-        task = asyncio.get_running_loop().create_task(self._send_block(part, self._block_digests, loan), name="block")
+        task = asyncio.get_running_loop().create_task(self._send_block(part, self._block_digests), name="block")
         self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
 
-    async def _send_block(self, part: Part, digests: BlockDigests, loan: Loan) -> None:
+        def end(_: object) -> None:  # not in the task: one that is cancelled before it has begun does nothing at all
+            self._sending.discard(task)
+            part.pieces.clear()
+            loan.release()
+            self._slots.release()
+
+        task.add_done_callback(end)
+
+    async def _send_block(self, part: Part, digests: BlockDigests) -> None:
         try:
             await self._digests.reach()
             content = Content(part.pieces, part.size, digests.md5)
             await self._place.ask(lambda: self._container.put_block(self._key, self._names.name(part.number), content), WRITE)
         except Exception as error:  # noqa: BLE001 - it is raised to whoever writes
             self._failure = self._failure or error
-        finally:
-            part.pieces.clear()
-            loan.release()
-            self._slots.release()
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 

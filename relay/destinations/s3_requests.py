@@ -9,7 +9,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import Final
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -19,10 +19,10 @@ from relay.destinations.s3_answers import ANSWER_MOST, Refused, Reply, read_refu
 from relay.destinations.s3_config import BucketConfig
 from relay.destinations.s3_signing import EMPTY_SHA256, Signer, Unsigned
 from relay.errors import DestinationBroke, DestinationTimeout, DestinationUnreachable
-from relay.wire.client import Account, Place
+from relay.wire.client import Account, Answer, Client, Place
 from relay.wire.pieces import Take
 from relay.wire.tls import PUBLIC, TlsTerms
-from relay.wire.turn import OutgoingBody, Turn
+from relay.wire.turn import Outgoing
 
 _UNRESERVED: Final = "-_.~"
 
@@ -58,7 +58,7 @@ Judge = Callable[[Reply], Awaitable[None]]
 """Raises, as the request itself would, where an answer of success is none."""
 
 
-class _HeldBody(OutgoingBody):
+class _HeldBody:
     """Pieces that are held. Each sending has a body of its own."""
 
     def __init__(self, pieces: Sequence[OwnedPiece]) -> None:
@@ -81,9 +81,7 @@ class _HeldBody(OutgoingBody):
 class Requests:
     """Sends requests to one tenant's bucket."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, account: Account, config: BucketConfig, signer: Signer, terms: TlsTerms | None = None
-    ) -> None:
+    def __init__(self, client: Client, account: Account, config: BucketConfig, signer: Signer, terms: TlsTerms | None = None) -> None:
         self._client = client
         self._signer = signer
         parts = urlsplit(config.url)
@@ -92,13 +90,12 @@ class Requests:
         if not config.is_path_style:
             host = f"{config.bucket}.{host}"
         self._origin = f"{url.scheme}://{host}"
-        self._url = httpx.URL(self._origin)
-        self._host = self._url.netloc.decode("ascii")
+        origin = httpx.URL(self._origin)
+        self._host = origin.netloc.decode("ascii")
         self._base = parts.path.rstrip("/") + (f"/{quote(config.bucket, safe=_UNRESERVED)}" if config.is_path_style else "")
-        self._place = Place.of(self._url, account, terms or PUBLIC)
+        self._place = Place.of(origin, account, terms or PUBLIC)
         self._is_secret = url.scheme == "https"
-        idle = config.idle_timeout_seconds
-        self._timeouts = {"connect": config.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
+        self._connect_seconds, self._idle_seconds = config.connect_timeout_seconds, config.idle_timeout_seconds
         self._total_seconds = config.total_timeout_seconds
         self._connections = asyncio.Semaphore(config.max_connections)
         self.patience = Patience()
@@ -148,8 +145,7 @@ class Requests:
         fields = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in (await self._signer.sign(unsigned)).items()]
         if ask.size or ask.method in {"PUT", "POST"}:
             fields.append((b"content-length", b"%d" % ask.size))
-        extensions = {"fields": fields, "target": target.encode("ascii"), "timeout": self._timeouts, "place": self._place}
-        request = httpx.Request(ask.method, self._url, stream=_HeldBody(ask.pieces), extensions=extensions)
+        request = Outgoing(ask.method, target.encode("ascii"), fields, _HeldBody(ask.pieces), self._connect_seconds, self._idle_seconds)
         async with self._connections:
             try:
                 async with asyncio.timeout(self._total_seconds):
@@ -161,18 +157,18 @@ class Requests:
             except (httpx.TransportError, httpx.StreamError):
                 raise DestinationBroke from None
 
-    async def _exchange(self, request: httpx.Request) -> Reply:
-        response = await self._client.send(request, stream=True)
-        turn: Turn = response.extensions["turn"]
+    async def _exchange(self, request: Outgoing) -> Reply:
+        answer = await self._client.exchange(self._place, request)
+        turn = answer.turn
         try:
-            reply = Reply(turn.status, _joined(turn.headers), await _read(cast("httpx.AsyncByteStream", response.stream)))
+            reply = Reply(turn.status, _joined(turn.headers), await _read(answer))
             if not 200 <= reply.status < 300:
                 raise read_refusal(reply)
             if not await turn.sent():
                 raise DestinationBroke
             return reply
         finally:
-            await asyncio.shield(_close(response))
+            await asyncio.shield(_close(answer))
 
     def _target(self, ask: Ask) -> str:
         """The request's target: every octet but the unreserved ones is encoded, once."""
@@ -189,14 +185,14 @@ def _joined(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return fields
 
 
-async def _read(stream: httpx.AsyncByteStream) -> bytes:
+async def _read(answer: Answer) -> bytes:
     """Read an answer.
 
     Raises:
         DestinationBroke: it is longer than any answer should be.
     """
     body = bytearray()
-    pieces: AsyncIterator[bytes] = aiter(stream)
+    pieces: AsyncIterator[bytes] = aiter(answer)
     async for piece in pieces:
         body += piece
         if len(body) > ANSWER_MOST:
@@ -204,6 +200,6 @@ async def _read(stream: httpx.AsyncByteStream) -> bytes:
     return bytes(body)
 
 
-async def _close(response: httpx.Response) -> None:
+async def _close(answer: Answer) -> None:
     with contextlib.suppress(httpx.HTTPError, OSError):
-        await response.aclose()
+        await answer.aclose()

@@ -15,15 +15,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import ContainerClient
 
 from relay.destinations.destination import Destination
 from relay.destinations.egress import Egress
 from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
+from relay.destinations.keys import KeyTemplate
+from relay.destinations.store import StoreDestination
 from relay.errors import BodyIncomplete, ClientGone, DependencyFault
-from relay.settings import DnsSettings, EgressSettings
+from relay.settings import DnsSettings, EgressSettings, FormSettings
 from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
+from tests.support.azurite import names_in, opened_azure, read_blob
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.disks import disk_config, open_disk, tree
 from tests.support.upstreams import Upstream
@@ -42,6 +46,7 @@ class Keeper:
 
 
 Keep = Callable[[Path], AbstractAsyncContextManager[Keeper]]
+azure = pytest.param("azure", id="azure", marks=pytest.mark.full)  # each of its requests takes longer than all of a file's
 
 
 @asynccontextmanager
@@ -96,14 +101,33 @@ async def lose_http(_folder: Path) -> AsyncIterator[Destination]:
         yield destination
 
 
-@pytest.fixture(params=[keep_disk, keep_http], ids=["disk", "http"])
+@asynccontextmanager
+async def keep_azure(container: ContainerClient) -> AsyncIterator[Keeper]:
+    async with opened_azure() as stores:
+        yield Keeper(
+            StoreDestination(stores.open(container), KeyTemplate("{path}"), FormSettings()),
+            lambda: [hashlib.sha256(read_blob(container, name)).hexdigest() for name in names_in(container)],
+            lambda: stores.tools.memory.held_bytes == 0,
+        )
+
+
+@asynccontextmanager
+async def lose_azure(_folder: Path) -> AsyncIterator[Destination]:
+    async with Upstream() as upstream:
+        url = upstream.url
+    async with opened_azure() as stores:
+        yield StoreDestination(stores.open(ContainerClient(url, "gone"), url=url), KeyTemplate("{path}"), FormSettings())
+
+
+@pytest.fixture(params=[pytest.param(keep_disk, id="disk"), pytest.param(keep_http, id="http"), azure])
 async def keeper(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Keeper]:
-    keep: Keep = request.param
+    is_azure = request.param == "azure"
+    keep: Keep = (lambda _: keep_azure(request.getfixturevalue("container"))) if is_azure else request.param
     async with keep(tmp_path) as kept:
         yield kept
 
 
-@pytest.fixture(params=[lose_disk, lose_http], ids=["disk", "http"])
+@pytest.fixture(params=[lose_disk, lose_http, lose_azure], ids=["disk", "http", "azure"])
 async def lost(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Destination]:
     async with request.param(tmp_path) as destination:
         yield destination

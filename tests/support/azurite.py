@@ -11,26 +11,26 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasPermissions, generate_container_sas
 
 from relay.destinations.azure_blob import AzureStore
 from relay.destinations.azure_config import AzureConfig
-from relay.destinations.azure_place import BlockTools
-from relay.destinations.azure_signing import SasToken, SharedKey, Signer
-from relay.destinations.keys import KeyTemplate
+from relay.destinations.azure_signing import SharedKey, Signer
+from relay.destinations.azure_writer import BlobWriter
+from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import PartMemory
-from relay.destinations.store import StoreDestination
-from relay.settings import FormSettings
-from relay.wire.client import Account
+from relay.destinations.store_requests import Patience
+from relay.settings import DnsSettings
+from relay.wire.client import Account, Client, Transport, make_client
+from relay.wire.names import Names
 
 VERSION = "3.35.0"
 ACCOUNT = "devstoreaccount1"
@@ -38,6 +38,9 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 API_VERSION = "2025-11-05"  # the newest that it knows
 START_SECONDS = 25.0
+MIB = 1 << 20
+BLOCK = MIB
+SHORT = Patience(tries=4, first_pause=0.02, longest_pause=0.1, total=10)
 
 _LISTENING = re.compile(r"listens on (http://\S+)")
 
@@ -49,20 +52,15 @@ def program() -> Path | None:
     return path if path.is_file() and shutil.which("node") else None
 
 
-@dataclass(frozen=True)
 class Azurite:
-    """A server that runs."""
+    """A server that runs, and the maker's own client of it."""
 
-    url: str
-
-    @property
-    def endpoint(self) -> str:
-        return f"{self.url}/{ACCOUNT}"
+    def __init__(self, url: str) -> None:
+        self.service = BlobServiceClient(f"{url}/{ACCOUNT}", credential=KEY, api_version=API_VERSION, retry_total=0)
 
     def make_container(self) -> ContainerClient:
-        """A container of the test's own, as the maker's own client sees it."""
-        service = BlobServiceClient(self.endpoint, credential=KEY, api_version=API_VERSION, retry_total=0)
-        return service.create_container(f"test-{uuid4().hex[:12]}")
+        """A container of the test's own."""
+        return self.service.create_container(f"test-{uuid4().hex[:12]}")
 
 
 @contextlib.contextmanager
@@ -81,7 +79,9 @@ def azurite(folder: Path) -> Iterator[Azurite]:
         text=True,
     )
     try:
-        yield Azurite(_wait_for_url(process))
+        server = Azurite(_wait_for_url(process))
+        with server.service:
+            yield server
     finally:
         process.kill()
         process.wait()
@@ -109,42 +109,83 @@ def _wait_for_url(process: "subprocess.Popen[str]") -> str:
     pytest.fail(f"Azurite did not start: {told}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tools:
-    """What the stores of a process share."""
+    """What all stores of a process share, as far as containers need it."""
 
     memory: PartMemory
     digests: DigestThreads
     parallel: int
 
 
-def azure_config(endpoint: str, container: str, **members: object) -> AzureConfig:
-    """A destination's configuration."""
-    return AzureConfig.model_validate({"account": ACCOUNT, "container": container, "endpoint_url": endpoint, **members})
+@dataclass
+class AzureStores:
+    """What a process shares, and containers opened on it."""
+
+    client: Client
+    tools: Tools
+
+    def open(self, container: ContainerClient, *, url: str | None = None, signer: Signer | None = None, **members: object) -> AzureStore:
+        """A container as Relay opens it; ``url`` where it is not asked itself, but what stands in front of it."""
+        endpoint = container.url.removesuffix(f"/{container.container_name}")
+        config = AzureConfig.model_validate(
+            {
+                "account": ACCOUNT,
+                "container": container.container_name,
+                "endpoint_url": endpoint if url is None else f"{url}/{ACCOUNT}",
+                "block_bytes": BLOCK,
+                **members,
+            }
+        )
+        store = AzureStore.open(self.client, Account("acme", "main"), config, signer or SharedKey(ACCOUNT, KEY), self.tools)
+        store.place.patience = SHORT
+        return store
 
 
-def open_store(client: httpx.AsyncClient, config: AzureConfig, signer: Signer | None = None, tools: BlockTools | None = None) -> AzureStore:
-    """A container as Relay opens it."""
-    tools = tools or Tools(PartMemory(64 << 20), DigestThreads(), 3)
-    return AzureStore.open(client, Account("acme", "main"), config, signer or SharedKey(ACCOUNT, KEY), tools)
+@contextlib.asynccontextmanager
+async def opened_azure(memory_bytes: int = 64 * MIB) -> AsyncIterator[AzureStores]:
+    """Containers that share one client; whatever was held must be given back."""
+    names = Names(DnsSettings())
+    client = make_client(Transport(names, lambda _host, _address: True))
+    tools = Tools(PartMemory(memory_bytes), DigestThreads(), 3)
+    try:
+        yield AzureStores(client, tools)
+        assert tools.memory.held_bytes == 0, "everything that was held is given back"
+    finally:
+        tools.digests.shutdown()
+        await client.aclose()
+        names.close()
 
 
-def open_destination(client: httpx.AsyncClient, config: AzureConfig) -> StoreDestination:
-    """A destination of kind azure."""
-    return StoreDestination(open_store(client, config), KeyTemplate(config.key_template), FormSettings())
+async def store_blob(store: AzureStore, new: NewObject, pieces: Sequence[bytes]) -> tuple[Published, BlobWriter]:
+    """Write a blob as an upload does."""
+    writer = store.begin(new)
+    try:
+        await writer.open()
+        for piece in pieces:
+            await writer.write([piece])
+        await writer.seal()
+        return await writer.publish(), writer
+    finally:
+        await writer.discard()
 
 
-def sas(container: str, permissions: str, *, expires_in_seconds: float = 3600) -> SasToken:
+def names_in(container: ContainerClient) -> list[str]:
+    """The blobs that are visible."""
+    return sorted(blob.name for blob in container.list_blobs())
+
+
+def read_blob(container: ContainerClient, key: str) -> bytes:
+    """A blob, whole."""
+    return container.download_blob(key).readall()
+
+
+def sas(container: ContainerClient, permissions: str, *, seconds: float = 3600) -> str:
     """A token that permits so much in a container, as the maker's own library issues it."""
-    return SasToken(sas_text(container, permissions, expires_in_seconds=expires_in_seconds))
-
-
-def sas_text(container: str, permissions: str, *, expires_in_seconds: float = 3600) -> str:
-    """The text of such a token."""
     return generate_container_sas(
         ACCOUNT,
-        container,
+        str(container.container_name),
         account_key=KEY,
         permission=ContainerSasPermissions.from_string(permissions),
-        expiry=datetime.now(UTC) + timedelta(seconds=expires_in_seconds),
+        expiry=datetime.now(UTC) + timedelta(seconds=seconds),
     )

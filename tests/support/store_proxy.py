@@ -61,6 +61,14 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Alter:
+    """Let the store do it, and answer with something replaced."""
+
+    old: bytes
+    new: bytes
+
+
+@dataclass(frozen=True)
 class Hold:
     """Let the store do it only once this is set."""
 
@@ -72,7 +80,7 @@ class Flip:
     """Flip a bit of the body on the way to the store."""
 
 
-Whim = Say | Lose | Cut | Hold | Flip | None
+Whim = Say | Lose | Cut | Alter | Hold | Flip | None
 
 
 def error_xml(code: str, **members: str) -> bytes:
@@ -150,7 +158,7 @@ class StoreProxy:
         answer = await self._ask(head, body)
         if isinstance(whim, Lose):
             return False
-        writer.write(answer)
+        writer.write(answer.replace(whim.old, whim.new) if isinstance(whim, Alter) else answer)
         await writer.drain()
         return False
 
