@@ -26,10 +26,7 @@ from relay.destinations.disk_file import sweep
 from relay.destinations.egress import Egress
 from relay.destinations.means import Means
 from relay.destinations.opened import OpenDestinations
-from relay.destinations.s3 import S3Store
 from relay.destinations.sealing import Sealer
-from relay.destinations.store import StoreDestination
-from relay.destinations.upload_notes import Noted
 from relay.errors import DatabaseUnavailable
 from relay.ledger.adoption import Adoption
 from relay.ledger.journal import Journal
@@ -42,14 +39,13 @@ from relay.tenants.admission import Admission
 from relay.tenants.changes import Changes
 from relay.tenants.cuts import Cuts
 from relay.tenants.directory import Directory
-from relay.tenants.owned_destinations import find_destination
 from relay.uploads.live import Live
 from relay.uploads.live_folder import LIVE_FOLDER, LiveFolder
 from relay.uploads.live_socket import LiveSocket
 from relay.uploads.relay import Relay
 from relay.uploads.running import Running
 from relay.uploads.siblings import Siblings
-from relay.uploads.sweeper import MultipartStore, Sweeper
+from relay.uploads.sweeper import StoreFinder, Sweeper
 from relay.wire.client import Transport, make_client
 from relay.wire.names import Names
 
@@ -149,8 +145,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         transport = Transport(names, egress.permit)
         client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
-        means = Means.of(client, settings)
-        destinations = OpenDestinations(sealer, means)
+        destinations = OpenDestinations(sealer, means := Means.of(client, settings))
         stack.push_async_callback(destinations.close)
         await asyncio.to_thread(_prepare_disk, settings.disk)
         worker = str(uuid7())
@@ -185,7 +180,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             "adoption": adoption.run,
             "refusals": refusals.run,
             "retention": Retention(database, settings.ledger).run,
-            "sweeper": Sweeper(means.tools.notes, lambda noted: _find_store(noted, database, destinations)).run,
+            "sweeper": Sweeper(means.stores.notes, StoreFinder(database, destinations)).run,
             "pools": lambda: _close_idle_pools(transport),
         }
         async with _running(loops):
@@ -201,15 +196,6 @@ async def _open_live(stack: contextlib.AsyncExitStack, folder: LiveFolder, worke
     live_socket = await LiveSocket.open(folder, worker, running)
     stack.push_async_callback(live_socket.close)
     return Live(Siblings(folder, worker), running)
-
-
-async def _find_store(noted: Noted, database: Database, destinations: OpenDestinations) -> MultipartStore | None:
-    """The bucket in which a noted upload is, if its destination still leads there."""
-    async with database.transaction() as session:
-        spec = await find_destination(session, noted.tenant, noted.destination)
-    destination = destinations.open(spec) if spec is not None else None
-    store = destination.store if isinstance(destination, StoreDestination) else None
-    return store if isinstance(store, S3Store) and store.place.address == noted.bucket else None
 
 
 async def _wait_for_endings(journal: Journal) -> None:

@@ -126,7 +126,7 @@ class DigestUnsupported(ClientFault):
     code = "digest_unsupported"
     status = 400
     title = "Digest unsupported"
-    advice = "Send the digest as sha-256 or sha-512 (RFC 9530)."
+    advice = "None of the algorithms of the claimed digest is known here. Claim sha-256, sha-512, md5 or crc32c (RFC 9530), or nothing."
 
 
 class UploadTooLarge(ClientFault):
@@ -154,7 +154,7 @@ class DigestMismatch(ClientFault):
     code = "digest_mismatch"
     status = 422
     title = "Digest mismatch"
-    advice = "The body's digest is not the one claimed. Send the file again."
+    advice = "The body's digest is not the one claimed. Nothing was kept. Send the file again."
 
 
 class ClientTooSlow(ClientFault):

@@ -5,10 +5,14 @@ Only data. ``openapi`` puts it into the document; an operation says no more than
 
 from typing import Any
 
+from relay.protocols.digests import SUPPORTED
+
 REQUEST_ID = "01920000-0000-7000-8000-000000000000"
 UPLOAD_ID = "01920000-0000-7000-8000-000000000001"
 TIME = "2026-01-31T12:00:00Z"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+CRC32C = "e3069283"
+WANTED = SUPPORTED.decode()
 CURSOR = "WyJhY21lIl0"
 
 DESCRIPTION = """\
@@ -86,6 +90,8 @@ HEADERS: dict[str, Any] = {
         "schema": _TEXT,
         "example": 'Bearer realm="relay"',
     },
+    "Want-Content-Digest": {"description": "The algorithms of which a claim is verified (RFC 9530).", "schema": _TEXT, "example": WANTED},
+    "Want-Repr-Digest": {"description": "The same.", "schema": _TEXT, "example": WANTED},
     "Allow": {"description": "The methods that the path has.", "required": True, "schema": _TEXT, "example": "POST, PUT"},
 }
 
@@ -101,7 +107,7 @@ SECURITY_SCHEMES: dict[str, Any] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a field of its own."},
 }
 
-_OBJECT = {
+STORED_OBJECT: dict[str, Any] = {
     "key": "reports/2026/january.pdf",
     "size": 48_213,
     "content_type": "application/pdf",
@@ -160,7 +166,7 @@ SCHEMAS: dict[str, Any] = {
                 },
             },
         },
-        "examples": [{"upload_id": UPLOAD_ID, "objects": [_OBJECT]}],
+        "examples": [{"upload_id": UPLOAD_ID, "objects": [STORED_OBJECT]}],
     },
     "StoredObject": {
         "type": "object",
@@ -176,6 +182,6 @@ SCHEMAS: dict[str, Any] = {
             "etag": {"type": ["string", "null"]},
             "version": {"type": ["string", "null"]},
         },
-        "examples": [_OBJECT],
+        "examples": [STORED_OBJECT],
     },
 }

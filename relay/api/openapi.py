@@ -281,6 +281,8 @@ def _problem_response(kinds: list[type[RelayError]]) -> Document:
         names.append("Retry-After")
     if any(kind.status == HTTPStatus.UNAUTHORIZED for kind in kinds):
         names.append("WWW-Authenticate")
+    if errors.DigestUnsupported in kinds:
+        names += ["Want-Content-Digest", "Want-Repr-Digest"]
     return response | ({"headers": headers(*names)} if names else {})
 
 

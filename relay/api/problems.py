@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay.errors import FieldError, InternalError, MethodNotAllowed, NotFound, RelayError, RequestInvalid
+from relay.errors import DigestUnsupported, FieldError, InternalError, MethodNotAllowed, NotFound, RelayError, RequestInvalid
+from relay.protocols.digests import SUPPORTED, WISHES
 from relay.telemetry import RequestContext
 
 MEDIA_TYPE = "application/problem+json"
@@ -120,6 +121,8 @@ def _headers(error: RelayError) -> Iterable[tuple[bytes, bytes]]:
         yield b"www-authenticate", CHALLENGE
     if isinstance(error, MethodNotAllowed):
         yield b"allow", ", ".join(error.allow).encode()
+    if isinstance(error, DigestUnsupported):
+        yield from ((wish, SUPPORTED) for wish in WISHES)
 
 
 def response_of(scope: Scope, error: RelayError) -> Response:

@@ -15,6 +15,7 @@ from relay.api.middleware import peer_of
 from relay.api.outgoing import Outgoing
 from relay.errors import ClientGone, FramingInvalid, HeadTooLarge, MethodNotAllowed, NotFound, RelayError, ShuttingDown
 from relay.ledger.entry import PATH_LIMIT, USER_AGENT_LIMIT, Entry, clean_text, now_us
+from relay.protocols.digests import read_claims
 from relay.protocols.header_rules import (
     Framing,
     Networks,
@@ -105,6 +106,8 @@ class UploadDoor:
                     incoming.exchange.on_departure = attempt.abandon
                 check_grant(grant, tenant.Scope.UPLOAD)
                 check_no_loop(head.headers, b"relay-" + self._pseudonym)
+                if (claims := read_claims(head.headers)) is not None:
+                    body.expect(claims)
                 passage = Passage(self._pseudonym, peer_of(scope, self._trusted), trace, context.request_id, upload_id, head.http_version)
                 order = self._order(head, grant, upload_id, incoming.framing, passage)
                 await attempt.upload(order, body, outgoing)

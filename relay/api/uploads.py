@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from relay import errors
 from relay.api.admin.payloads import GivenTime, Listing, PageParameters, Payload, UtcTime
 from relay.api.authentication import authenticate, check_grant
-from relay.api.contract import SHA256, TIME, UPLOAD_ID, headers
+from relay.api.contract import CRC32C, SHA256, STORED_OBJECT, TIME, UPLOAD_ID, headers
 from relay.api.openapi import Responses, declare
 from relay.api.problems import context_of, response_of
 from relay.errors import RelayError, UploadNotFound
@@ -46,16 +46,6 @@ ALWAYS: tuple[type[RelayError], ...] = (
 EITHER_KEY: dict[str, Any] = {"security": [{"bearerKey": []}, {"apiKey": []}]}
 KNOWN: Responses = {200: {"headers": headers("Relay-Upload-Id")}}
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_STORED: dict[str, Any] = {
-    "key": "reports/2026/january.pdf",
-    "size": 48_213,
-    "content_type": "application/pdf",
-    "filename": None,
-    "field": None,
-    "sha256": SHA256,
-    "etag": None,
-    "version": None,
-}
 _EXAMPLE: dict[str, Any] = {
     "upload_id": UPLOAD_ID,
     "state": "delivered",
@@ -63,9 +53,9 @@ _EXAMPLE: dict[str, Any] = {
     "received_bytes": 48_213,
     "length": 48_213,
     "destination": "archive",
-    "objects": [_STORED],
+    "objects": [STORED_OBJECT],
     "fields": None,
-    "digests": {"sha256": SHA256},
+    "digests": {"sha256": SHA256, "crc32c": CRC32C},
     "destination_status": 201,
     "started_at": TIME,
     "finished_at": TIME,
@@ -142,12 +132,6 @@ class FieldPayload(Payload):
     value: str
 
 
-class DigestsPayload(Payload):
-    """Digests of the whole body, in hex; null where none was taken."""
-
-    sha256: str | None
-
-
 class UploadPayload(Payload):
     """What became of one upload. Sizes are in bytes; a member is null where it is unknown."""
 
@@ -163,7 +147,9 @@ class UploadPayload(Payload):
     fields: tuple[FieldPayload, ...] | None = Field(
         description="The plain fields of a form that went to a store; null where there was none."
     )
-    digests: DigestsPayload
+    digests: dict[str, str | None] = Field(
+        description="Of the whole body, in hex: `sha256`, null where it was not taken, and what else was: `crc32c`, `sha512`, `md5`."
+    )
     destination_status: int | None = Field(description="What the destination answered; 201 for a store.")
     started_at: UtcTime
     finished_at: UtcTime | None
@@ -172,7 +158,7 @@ class UploadPayload(Payload):
     def of(cls, report: Report) -> Self:
         """Show a report."""
         members = {name: getattr(report, name) for name in cls.model_fields if name != "digests"}
-        return cls.model_validate({**members, "digests": {"sha256": report.sha256}})
+        return cls.model_validate({**members, "digests": {"sha256": None} | report.digests})
 
 
 class UploadParameters(PageParameters):

@@ -83,6 +83,11 @@ class Body(Protocol):
         """True when all of it has come: taking it waits for nothing."""
         ...
 
+    @property
+    def is_claimed(self) -> bool:
+        """True when its digest was claimed: it may turn out to be wrong with its last byte."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body's chunks once. Raises, and never ends, when the body breaks."""
         ...

@@ -7,7 +7,7 @@ whose ``files`` ended was whole to the last byte of its body. Only then may anyt
 Small pieces are joined before they are parsed, so a form that comes byte by byte costs no more than its bytes.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Self
 
 from relay.destinations.destination import Body
@@ -31,6 +31,7 @@ class FormReader:
         self._body = body
         self._parser = FormParser(content_type, limits)
         self._events: Iterator[FormEvent] = iter(())
+        self._part: FilePart | None = None
         self._joined = bytearray()
         self._chunk = b""
         self._has_ended = False
@@ -41,8 +42,15 @@ class FormReader:
         """Names and values of the plain fields seen so far, in their order; all of them when ``files`` has ended."""
         return self._parser.fields
 
-    async def files(self) -> AsyncIterator["FilePart"]:
-        """Yield the files as they come. What was not read of one is skipped before the next.
+    def files(self) -> Self:
+        """The files as they come, each once."""
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "FilePart":
+        """The next file. What was not read of the one before is skipped.
 
         Ends with the body, not before: what follows the form is read and dropped.
 
@@ -50,12 +58,14 @@ class FormReader:
             FormInvalid: the form is malformed, cut off, or more than the limits permit.
             RelayError: whatever the body raises.
         """
+        if self._part is not None:
+            async for _ in self._part:
+                pass
         while (event := await self._next()) is not None:
             if isinstance(event, FileHead):
-                part = FilePart(self._next, event)
-                yield part
-                async for _ in part:
-                    pass
+                self._part = FilePart(self._next, event)
+                return self._part
+        raise StopAsyncIteration
 
     async def _next(self) -> FormEvent | None:
         """The next event; ``None`` behind the last."""

@@ -6,23 +6,21 @@ from typing import Self
 import httpx
 
 from relay.destinations.disk_threads import DiskThreads
-from relay.destinations.s3_place import StoreTools
-from relay.destinations.upload_notes import NOTES_FOLDER, UploadNotes
+from relay.destinations.store_tools import StoreTools
 from relay.settings import DiskSettings, FormSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The one client that carries every outgoing byte, the threads that do disk work, and what all buckets share."""
+    """The one client that carries every outgoing byte, the threads that do disk work, and what stores need beyond."""
 
     client: httpx.AsyncClient
     disk: DiskSettings
     forms: FormSettings
     disk_threads: DiskThreads
-    tools: StoreTools
+    stores: StoreTools
 
     @classmethod
     def of(cls, client: httpx.AsyncClient, settings: Settings) -> Self:
         """What a process with these settings has."""
-        tools = StoreTools(settings.memory, settings.store, UploadNotes(settings.data.dir / NOTES_FOLDER))
-        return cls(client, settings.disk, settings.form, DiskThreads(settings.disk.threads), tools)
+        return cls(client, settings.disk, settings.form, DiskThreads(settings.disk.threads), StoreTools.of(settings))

@@ -61,7 +61,7 @@ class OpenDestinations:
 
         def end() -> None:
             self._means.disk_threads.shutdown()
-            self._means.tools.close()
+            self._means.stores.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(ended.set)
 

@@ -16,9 +16,10 @@ from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import AMAZON, GOOGLE, Bucket
 from relay.destinations.s3_config import BucketConfig, GcsConfig, GcsSecrets, S3Secrets
 from relay.destinations.s3_object import S3Writer
-from relay.destinations.s3_place import PROBE, S3Place, StoreTools, make_content
+from relay.destinations.s3_place import PROBE, S3Place, make_content
 from relay.destinations.s3_requests import Requests
 from relay.destinations.s3_signing import AccessKey, BearerSigner, GivenKey, Signer, V4Signer, service_account_tokens
+from relay.destinations.store_tools import StoreTools
 from relay.errors import DestinationBroke, DestinationMisconfigured, PathInvalid, RelayError
 from relay.wire.client import Account
 from relay.wire.tls import TlsTerms

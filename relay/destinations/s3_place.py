@@ -11,37 +11,17 @@ from uuid import UUID
 from crc32c import crc32c
 
 from relay.destinations.object_store import NewObject
-from relay.destinations.part_digests import DigestThreads
-from relay.destinations.parts import PartMemory
 from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import Bucket, Content
 from relay.destinations.s3_config import BucketConfig
-from relay.destinations.s3_signing import MachineKey, TokenSource, machine_tokens
-from relay.destinations.upload_notes import UploadNote, UploadNotes
+from relay.destinations.store_tools import StoreTools
+from relay.destinations.upload_notes import UploadNote
 from relay.errors import RelayError
-from relay.settings import MemorySettings, StoreSettings
 
 PROBE: Final = ".relay-probe"
 _ATTEMPTS: Final = 3
 
 log = logging.getLogger(__name__)
-
-
-class StoreTools:
-    """What all buckets of a process share."""
-
-    def __init__(self, memory: MemorySettings, store: StoreSettings, notes: UploadNotes) -> None:
-        self.memory = PartMemory(memory.parts)
-        self.parallel = store.parts_parallel
-        self.notes = notes
-        self.digests = DigestThreads()
-        self.machine_key = MachineKey()
-        self.machine_tokens: TokenSource = machine_tokens()
-
-    def close(self) -> None:
-        """Let go of threads and notes."""
-        self.digests.shutdown()
-        self.notes.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from relay.destinations.destination import Body, Delivery, Finding, Headers, Ite
 from relay.destinations.form_parts import FilePart, FormReader
 from relay.destinations.keys import KeyTemplate, Name
 from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter
-from relay.errors import BodyIncomplete, FormInvalid, MetadataInvalid, RangeRefused
-from relay.protocols.form_heads import parse_boundary
+from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, MetadataInvalid, RangeRefused
+from relay.protocols.form_heads import is_form, parse_boundary
 from relay.protocols.header_rules import as_read
 from relay.settings import FormSettings
 from relay.wire.pieces import Piece
@@ -31,6 +31,10 @@ SMALL_PIECE_BYTES = 4 << 10
 METADATA_BYTES = 2_048
 """What all pairs of an object's metadata may take, names and values: S3's own limit."""
 
+CLAIMED_FORM = (
+    "A claimed digest is verified before anything becomes visible, so a form with one holds one file. "
+    "Send the files one by one, or the form without a digest."
+)
 _KEPT_FIELDS = frozenset({b"content-disposition", b"content-encoding", b"content-language", b"cache-control"})
 _METADATA = b"x-object-meta-"
 _METADATA_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -40,9 +44,14 @@ class StoreDestination:
     """One tenant's place for objects."""
 
     def __init__(self, store: ObjectStore, template: KeyTemplate, forms: FormSettings) -> None:
-        self.store = store
+        self._store = store
         self._template = template
         self._forms = forms
+
+    @property
+    def store(self) -> ObjectStore:
+        """The place itself."""
+        return self._store
 
     def check_item(self, item: Item) -> None:
         """Refuse what can be known to be undeliverable.
@@ -69,11 +78,12 @@ class StoreDestination:
         Raises:
             ObjectExists: the key is taken and the destination refuses to replace.
             DependencyFault, RelayFault: the store failed. Nothing of the object is kept.
+            DigestUnsupported: a digest was claimed of a form with several files.
             FormInvalid: the form is malformed, cut off, holds no file, or names one key twice.
             ClientFault: as ``check_item`` says. What of a form had landed before stands in ``item.landed``.
         """
         self.check_item(item)
-        filing = _Filing(self.store, item.landed)
+        filing = _Filing(self._store, item.landed)
         try:
             if is_form(item.content_type):
                 yield await self._take_form(item, body, filing)
@@ -84,11 +94,11 @@ class StoreDestination:
 
     async def check(self) -> Finding:
         """Let the store try itself."""
-        return await self.store.check()
+        return await self._store.check()
 
     async def close(self) -> None:
         """Let the store go."""
-        await self.store.close()
+        await self._store.close()
 
     async def _take_file(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
         writer = await filing.begin(self._plan(item))
@@ -102,6 +112,8 @@ class StoreDestination:
         form = FormReader(body, item.content_type or "", self._forms)
         metadata = find_metadata(item.headers)
         async for part in form.files():
+            if body.is_claimed and filing.has_begun:
+                raise DigestUnsupported(CLAIMED_FORM)
             await filing.publish()
             new = self._plan_part(item, part, metadata)
             writer = await filing.begin(new, part)
@@ -124,7 +136,7 @@ class StoreDestination:
 
     def _make_key(self, item: Item, filename: str | None) -> str:
         key = self._template.make(Name.of(item.segments, filename, item.upload_id))
-        self.store.check_key(key)
+        self._store.check_key(key)
         return key
 
 
@@ -138,6 +150,11 @@ class _Filing:
         self._new: NewObject | None = None
         self._part: FilePart | None = None
         self.landed = landed
+
+    @property
+    def has_begun(self) -> bool:
+        """True once there was an object."""
+        return bool(self._keys)
 
     async def begin(self, new: NewObject, part: FilePart | None = None) -> ObjectWriter:
         """Begin the next object; the one before is published."""
@@ -223,11 +240,6 @@ class Batch:
         else:
             self.pieces.append(bytearray(piece))
         return self.size < BATCH_BYTES
-
-
-def is_form(content_type: str | None) -> bool:
-    """True for the Content-Type of a form with files."""
-    return (content_type or "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 async def _write_body(writer: ObjectWriter, body: Body) -> None:

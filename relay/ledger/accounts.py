@@ -5,7 +5,7 @@ how they are printed in bulk (``exports``), who may read what; every listing of 
 filter.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final
 from uuid import UUID
 
@@ -51,7 +51,11 @@ ENTRY_LISTING: Final = (
     "trace_id",
     "version",
     "worker",
+    "objects",
+    "fields",
 )
+_IDS: Final = ("request_id", "upload_id")
+_TIMES: Final = ("started_at", "first_byte_at", "body_complete_at", "finished_at")
 
 
 async def list_entries(
@@ -78,13 +82,15 @@ async def list_entries(
 
 def entry_members(row: Row[Any]) -> EntryMembers:
     """The members of an entry in the order of the listing; ids are text, times RFC 3339 in UTC."""
-    return {name: _shown(getattr(row, name)) for name in ENTRY_LISTING}
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return str(value) if isinstance(value, UUID) else value
+    known = dict(zip(row._fields, row, strict=True))  # all at once: a row is slow to give its members one by one
+    members = {name: known[name] for name in ENTRY_LISTING}
+    for name in _IDS:
+        members[name] = None if (value := members[name]) is None else str(value)
+    for name in _TIMES:
+        members[name] = (
+            None if (value := members[name]) is None else value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        )
+    return members
 
 
 def _parse_cursor(cursor: str) -> Place:

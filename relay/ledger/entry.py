@@ -21,6 +21,7 @@ USER_AGENT_LIMIT = 512
 TEXT_LIMIT = 1_024
 OBJECTS_LIMIT = 1_000
 FIELDS_LIMIT = 100
+OBJECTS_TEXT_LIMIT = 256 * 1024
 
 
 class Outcome(StrEnum):
@@ -60,11 +61,19 @@ def clean_text(value: str | bytes | None, limit: int = TEXT_LIMIT) -> str | None
 
 
 def clean_objects(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """Make the objects of a receipt fit to be kept: text cleaned and cut to its limit, the first thousand of them; none is null.
+    """Make the objects of a receipt fit to be kept: text cleaned and cut to its limit; none is null.
 
+    The first thousand are kept, fewer where they have more characters than ``OBJECTS_TEXT_LIMIT``: a page has five hundred entries.
     Names and types of form parts are the client's words, and an object's key repeats its path.
     """
-    kept = [{name: _clean_member(name, value) for name, value in stored.items()} for stored in islice(objects, OBJECTS_LIMIT)]
+    kept: list[dict[str, Any]] = []
+    characters = 0
+    for stored in islice(objects, OBJECTS_LIMIT):
+        cleaned = {name: _clean_member(name, value) for name, value in stored.items()}
+        characters += sum(len(value) for value in cleaned.values() if isinstance(value, str))
+        if characters > OBJECTS_TEXT_LIMIT:
+            break
+        kept.append(cleaned)
     return kept or None
 
 
@@ -85,7 +94,7 @@ def _clean_member(name: str, value: Any) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """The account of one request. Members and their order are those of the ledger's REST listing; ``objects`` is not in that."""
+    """The account of one request. Members and their order are those of the ledger's REST listing."""
 
     request_id: str
     client_request_id: str | None = None

@@ -12,9 +12,25 @@ text is ``""``, a list or an object is its JSON. Text that a spreadsheet would t
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Boolean, DateTime, Double, FromClause, LargeBinary, Row, Text, Uuid, func, literal_column, select
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    DateTime,
+    Double,
+    FromClause,
+    Integer,
+    LargeBinary,
+    Row,
+    Text,
+    Uuid,
+    bindparam,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from relay.db.engine import Database
@@ -23,7 +39,7 @@ from relay.ledger.rows import LedgerRow
 from relay.ledger.searches import EntryFilter, Place, Show, find_entries
 
 PAGE_ENTRIES: Final = 1_200
-PAGE_BYTES: Final = 1 << 20
+PAGE_BYTES: Final = 2 << 20
 FORMULA_STARTS: Final = "=+-@\t\r\n＝＋－＠"  # noqa: RUF001 - spreadsheets take the wide ones for the others
 
 _TIME: Final = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
@@ -123,6 +139,7 @@ async def export_entries(database: Database, filters: EntryFilter, form: Form) -
             await asyncio.wait([fetching])
 
 
+@cache
 def _printing(form: Form) -> Show:
     """Print the entries of a page, up to the one that fills its bytes: their lines as one text, and the place of the last."""
 
@@ -137,6 +154,10 @@ def _printing(form: Form) -> Show:
         last = func.array_agg(measured.c.request_id, type_=ARRAY(Uuid()))[func.count()]
         lines = func.convert_to(func.string_agg(measured.c.line, ""), "UTF8", type_=LargeBinary)
         place = (func.min(measured.c.started_at).label("started_at"), last.label("request_id"))
-        return select(*place, lines.label("lines")).where(measured.c.before < PAGE_BYTES).subquery("lines")
+        return (
+            select(*place, lines.label("lines"))
+            .where(measured.c.before < bindparam("most_bytes", callable_=lambda: PAGE_BYTES, type_=Integer))
+            .subquery("lines")
+        )
 
     return show

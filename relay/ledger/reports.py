@@ -49,7 +49,7 @@ class Report:
     destination: str | None
     objects: list[dict[str, Any]] | None
     fields: list[dict[str, str]] | None
-    sha256: str | None
+    digests: dict[str, str]
     destination_status: int | None
     started_at: datetime
     finished_at: datetime | None
@@ -123,7 +123,7 @@ def _read(row: LedgerRow) -> Report:
         destination=row.destination,
         objects=row.objects,
         fields=row.fields,
-        sha256=(row.digests or {}).get("sha256"),
+        digests=row.digests or {},
         destination_status=row.upstream_status,
         started_at=row.started_at,
         finished_at=row.finished_at,

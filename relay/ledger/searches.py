@@ -9,9 +9,10 @@ The beginning of a path has none: an index gives the paths of a day in their own
 
 - among the newest ``GLANCE`` entries that fulfil all else: what is common fills its page there, and of a short time or a
   rare outcome they are all;
-- else day by day (UTC), newest first, until the page is full, by one statement for each ``MONTHS_AT_ONCE``. A day without
-  a candidate, which is all that the index can tell, costs a look into the index. Few candidates are taken by it and sorted;
-  if they are many, the day is walked back, which is at worst a walk of one day for a path that was common on it.
+- else on the days (UTC) that have a candidate, which is all that the index can tell: one statement finds those of
+  ``MONTHS_AT_ONCE``, by a look into the index for each day. Then a statement for each month that has one searches its days,
+  newest first, until the page is full. Few candidates of a day are taken by the index and sorted; if they are many, the day is
+  walked back, which is at worst a walk of one day for a path that was common on it.
 
 Which of the two is better Postgres could only guess, and a guess of "many" for a path that a day has not would read all of the
 day. So they are counted, up to ``FEW``. Candidates know no outcome: one that hardly any of many has is what stays slow.
@@ -20,10 +21,11 @@ Every statement has the statement timeout, and what does not end in time is ``Se
 
 What must stay true: candidates are asked for by day and never by a finer time, which the index does not know and a count would
 search for; they come in the order of the index, which keeps Postgres to it; walks ask for ``path`` itself, so that the
-index of paths, whose expression is another, cannot be taken for them.
+index of paths, whose expression is another, cannot be taken for them. A month has its bounds as parameters, and they are never
+finer than its days: so Postgres plans and looks for one partition, and does not take them for a way to find few.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cache
@@ -33,6 +35,7 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    CompoundSelect,
     Date,
     DateTime,
     FromClause,
@@ -40,7 +43,6 @@ from sqlalchemy import (
     Row,
     ScalarSelect,
     Select,
-    Subquery,
     Text,
     bindparam,
     cast,
@@ -67,7 +69,7 @@ FEW: Final = 500
 """So many candidates of a day are sorted sooner than avoided."""
 
 MONTHS_AT_ONCE: Final = 6
-"""So many months are searched by one statement: planning it costs some for each, and so does every day in it."""
+"""The days of so many months are found by one statement: planning it costs some for each, and so does every day in it."""
 
 Place = tuple[datetime, UUID]
 """Where an entry stands in the ledger's order: ``started_at`` and ``request_id``."""
@@ -75,11 +77,17 @@ Place = tuple[datetime, UUID]
 Show = Callable[[FromClause], FromClause]
 """What to select of a page of entries, be it rows or one row of all: ``started_at`` and ``request_id`` of the last must be in it."""
 
+
+def show_rows(page: FromClause) -> FromClause:
+    """Select the entries as they are."""
+    return page
+
+
 Shape = frozenset[str]
 """The names of what a search has been given."""
 
 _LEDGER: Final = LedgerRow.__table__
-_COLUMNS: Final = tuple(member for member in _LEDGER.columns if member.name not in {"objects", "fields"})
+_COLUMNS: Final = tuple(_LEDGER.columns)
 _OF_TIME: Final = {"since", "until", "after_time", "after_id"}
 _MOST: Final = bindparam("most", type_=Integer)
 _DAY: Final = literal_column(DAY, Date)
@@ -112,7 +120,7 @@ class EntryFilter:
 
 
 async def find_entries(
-    session: AsyncSession, filters: EntryFilter, after: Place | None, most: int, show: Show = lambda page: page
+    session: AsyncSession, filters: EntryFilter, after: Place | None, most: int, show: Show = show_rows
 ) -> AsyncIterator[Sequence[Row[Any]]]:
     """Find the entries behind ``after`` that the filters let through, newest first; never yields an empty sequence.
 
@@ -149,24 +157,32 @@ class _Search:
     async def walk(self) -> Sequence[Row[Any]]:
         """Find entries by walking back in time, or by an index that leads straight to them."""
         values = self._values()
-        return await self._fetch_page(_walk(frozenset(values)), values)
+        return _told(await self._fetch(_walk(frozenset(values), self.show), values))
 
     async def find_by_path(self) -> AsyncIterator[Sequence[Row[Any]]]:
         """Find paths by their beginning: among the newest entries if those will do, else day by day."""
         values = self._values()
-        about, page = _glance(frozenset(values))
-        shown = self.show(page)
-        statement = _newest(select(*about.c, shown).select_from(about.outerjoin(shown, true())), shown, self.most)
-        rows = await self._fetch(statement, values)
+        given = frozenset(values)
+        rows = await self._fetch(_glance(given, self.show), values)
         found = _told(rows)
         if rows[0].looked_at < GLANCE or len(found) == self.most:
             yield found
             return
         months = sorted(rows[0].months, reverse=True)
-        page = _search_days(frozenset(values))
         for first in range(0, len(months), MONTHS_AT_ONCE):
-            days = list(self._days_of(months[first : first + MONTHS_AT_ONCE]))
-            yield await self._fetch_page(page, {**values, "days": days, "first": _begin(days[-1]), "last": months[first]})
+            for span in await self._find_days(months[first : first + MONTHS_AT_ONCE], values):
+                yield _told(await self._fetch(_search_days(given, self.show), {**values, **span}))
+
+    async def _find_days(self, months: Sequence[datetime], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The months that have a candidate, newest first: their bounds, and their days that have one."""
+        spans: list[dict[str, Any]] = []
+        for newest in months:
+            days = self._days_of(newest)
+            spans.append({"days": days, "first": _begin(days[-1]), "last": newest})
+        asked = {f"{name}{place}": value for place, span in enumerate(spans) for name, value in span.items()}
+        found = {row.day for row in await self._fetch(_find_days(frozenset(values), len(spans)), {**values, **asked})}
+        spans = [{**span, "days": [day for day in span["days"] if day in found]} for span in spans]
+        return [span for span in spans if span["days"]]
 
     def _values(self) -> dict[str, Any]:
         """What is asked for, by the names that the statements have for it."""
@@ -176,18 +192,13 @@ class _Search:
         values |= dict(zip(("after_time", "after_id"), self.after or (None, None), strict=True))
         return {name: value for name, value in values.items() if value is not None} | {"most": self.most, "few": FEW, "glance": GLANCE}
 
-    def _days_of(self, months: Sequence[datetime]) -> Iterator[date]:
-        """The days (UTC) that are to be searched of these months, newest first; of each is known when its newest entry began."""
+    def _days_of(self, newest: datetime) -> list[date]:
+        """The days (UTC) that are to be searched of the month whose newest entry began then, newest first."""
         since = self.filters.since.astimezone(UTC).date() if self.filters.since is not None else date.min
-        for newest in months:
-            last = newest.astimezone(UTC).date()
-            yield from (day for number in range(last.day, 0, -1) if (day := last.replace(day=number)) >= since)
+        last = newest.astimezone(UTC).date()
+        return [day for number in range(last.day, 0, -1) if (day := last.replace(day=number)) >= since]
 
-    async def _fetch_page(self, page: Subquery, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        shown = self.show(page)
-        return _told(await self._fetch(_newest(select(shown), shown, self.most), values))
-
-    async def _fetch(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    async def _fetch(self, statement: Select[Any] | CompoundSelect[Any], values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         try:
             rows: Sequence[Row[Any]] = (await self.session.execute(statement, values)).all()
         except DatabaseUnavailable as error:
@@ -202,19 +213,20 @@ class _Search:
 
 
 @cache
-def _walk(given: Shape) -> Subquery:
-    return _newest(select(*_COLUMNS).where(*_conditions(_LEDGER, given)), _LEDGER, _MOST).subquery("page")
+def _walk(given: Shape, show: Show) -> Select[Any]:
+    return _shown(_newest(select(*_COLUMNS).where(*_conditions(_LEDGER, given)), _LEDGER), show)
 
 
 @cache
-def _glance(given: Shape) -> tuple[Subquery, Subquery]:
+def _glance(given: Shape, show: Show) -> Select[Any]:
     """How many of the newest entries there are, and when the newest of each month began; and those that are searched for."""
     newest = _newest(select(*_COLUMNS).where(*_conditions(_LEDGER, given - {"path_prefix"})), _LEDGER, bindparam("glance", type_=Integer))
     some = newest.cte("some").prefix_with("MATERIALIZED")  # found as they are asked for, whatever is asked of them next
     # Compiling a statement takes longer than the search of many days, whose estimate would have Postgres do so.
     uncompiled = func.set_config("jit", "off", True).label("jit")
     about = select(func.count().label("looked_at"), _months(given).label("months"), uncompiled).select_from(some).subquery("about")
-    return about, _newest(select(some).where(*_conditions(some, given)), some, _MOST).subquery("page")
+    shown = show(_newest(select(some).where(*_conditions(some, given)), some).subquery("page"))
+    return _newest(select(*about.c, shown).select_from(about.outerjoin(shown, true())), shown)
 
 
 def _months(given: Shape) -> ScalarSelect[Any]:
@@ -227,27 +239,43 @@ def _months(given: Shape) -> ScalarSelect[Any]:
 
 
 @cache
-def _search_days(given: Shape) -> Subquery:
-    """Search ``days``, newest first, which lie between the begin of ``first`` and ``last``."""
+def _find_days(given: Shape, months: int) -> CompoundSelect[Any]:
+    """Which of the days of each month have a candidate. Each month has its bounds, and nothing but its own partition is planned for."""
+    found = []
+    for place in range(months):
+        asked = func.unnest(bindparam(f"days{place}", type_=ARRAY(Date)))
+        days = asked.table_valued(column("day", Date), name=f"month{place}").render_derived()
+        of_month = (_LEDGER.c.started_at >= bindparam(f"first{place}"), _LEDGER.c.started_at <= bindparam(f"last{place}"))
+        one = select(true()).where(*_candidates(days, given, of_month)).order_by(_BY_START).limit(1).correlate(days)
+        found.append(select(days.c.day).select_from(days.join(one.lateral(f"one{place}"), true())))
+    return union_all(*found)
+
+
+@cache
+def _search_days(given: Shape, show: Show) -> Select[Any]:
+    """Search ``days`` of a month, newest first, which lie between ``first`` and ``last``."""
     of_months = (_LEDGER.c.started_at >= bindparam("first"), _LEDGER.c.started_at <= bindparam("last"))
     asked = func.unnest(bindparam("days", type_=ARRAY(Date)))
     days = asked.table_valued(column("day", Date), with_ordinality="place", name="days").render_derived()
-    known = [*of_months, days.c.day == _DAY, _START.like(bindparam("candidate", type_=Text), escape="/")]
-    known += [_LEDGER.c.tenant == bindparam("tenant")] if "tenant" in given else []
-    candidates = select(*_COLUMNS).where(*known).order_by(_BY_START).correlate(days)
+    known = _candidates(days, given, of_months)
     few = bindparam("few", type_=Integer)
 
-    counted = select(func.count().label("candidates")).select_from(candidates.limit(few + 1).lateral("some")).lateral("counted")
-    some = candidates.limit(few).lateral("few")
+    looked = select(true()).where(*known).order_by(_BY_START).limit(few + 1).correlate(days).lateral("looked")
+    counted = select(func.count().label("candidates")).select_from(looked).lateral("counted")
+    some = select(*_COLUMNS).where(*known).order_by(_BY_START).limit(few).correlate(days).lateral("few")
     taken = select(some).where(counted.c.candidates.between(1, few), *_conditions(some, given))
     of_day = (_LEDGER.c.started_at >= _begin_of(days.c.day), _LEDGER.c.started_at < _begin_of(days.c.day + 1))
     walked = select(*_COLUMNS).where(counted.c.candidates > few, *of_months, *of_day, *_conditions(_LEDGER, given))
-    found = union_all(
-        _newest(taken, some, _MOST).correlate(days, counted), _newest(walked, _LEDGER, _MOST).correlate(days, counted)
-    ).lateral("found")
-    page = select(found).select_from(days.join(counted, true()).join(found, true()))
+    found = union_all(_newest(taken, some).correlate(days, counted), _newest(walked, _LEDGER).correlate(days, counted)).lateral("found")
+    page = select(found).select_from(days.join(counted, true()).join(found, true())).limit(_MOST)
     # By the place of the day first: so no day is looked into when those that are newer have filled the page.
-    return page.order_by(days.c.place, found.c.started_at.desc(), found.c.request_id.desc()).limit(_MOST).subquery("page")
+    return _shown(page.order_by(days.c.place, found.c.started_at.desc(), found.c.request_id.desc()), show)
+
+
+def _candidates(days: FromClause, given: Shape, of_month: Iterable[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
+    """What the index of paths knows of an entry of a day."""
+    known = [*of_month, days.c.day == _DAY, _START.like(bindparam("candidate", type_=Text), escape="/")]
+    return known + ([_LEDGER.c.tenant == bindparam("tenant")] if "tenant" in given else [])
 
 
 def _conditions(entries: FromClause, given: Shape) -> list[ColumnElement[bool]]:
@@ -269,7 +297,12 @@ def _conditions(entries: FromClause, given: Shape) -> list[ColumnElement[bool]]:
     return wanted
 
 
-def _newest(statement: Select[Any], entries: FromClause, most: int | ColumnElement[int]) -> Select[Any]:
+def _shown(page: Select[Any], show: Show) -> Select[Any]:
+    shown = show(page.subquery("page"))
+    return _newest(select(shown), shown)
+
+
+def _newest(statement: Select[Any], entries: FromClause, most: ColumnElement[int] = _MOST) -> Select[Any]:
     return statement.order_by(entries.c.started_at.desc(), entries.c.request_id.desc()).limit(most)
 
 

@@ -126,20 +126,20 @@ class FormParser:
     def _skip_preamble(self, chunk: bytes) -> bytes:
         """What is to be parsed of the chunk; nothing while the first boundary has not come."""
         held = self._preamble
-        if len(held) == 2 and chunk.startswith(self._delimiter[2:]):
+        if held == b"\r\n" and chunk.startswith(self._delimiter[2:]):
             self._has_begun = True
             return chunk
         seen = max(0, len(held) - len(self._delimiter))
         held += chunk
         at = held.find(self._delimiter, seen)
         nearest = len(held) - len(self._delimiter) if at < 0 else at
-        if nearest > PREAMBLE_BYTES:
+        if nearest - len(b"\r\n") > PREAMBLE_BYTES:
             raise FormInvalid("The body does not begin with the boundary that its Content-Type names.")
         if at < 0:
             return b""
         self._has_begun = True
         self._preamble = bytearray()
-        return bytes(memoryview(held)[at + 2 :])
+        return bytes(memoryview(held)[at + len(b"\r\n") :])
 
     def _begin_part(self, segment: MultipartSegment) -> "_File | _Field":
         if sum(len(name) + len(value.encode()) + len(": \r\n") for name, value in segment.headerlist) > self._limits.max_head_bytes:
@@ -172,8 +172,8 @@ class FormParser:
                 f"The head of a part has more than {self._limits.max_head_bytes} bytes or {HEAD_LINES} lines (part {self._parts + 1})."
             )
         return FormInvalid(
-            f"The head of part {self._parts + 1} of the form is malformed: behind the boundary come lines of 'Name: value' in UTF-8, "
-            "each ended by CR LF, none folded, then an empty one."
+            f"The head of part {self._parts + 1} of the form is malformed: behind the boundary come lines of 'Name: value' in UTF-8 "
+            "without control characters, each ended by CR LF, none folded, then an empty one."
         )
 
 

@@ -77,7 +77,7 @@ def parse_part_head(lines: Sequence[tuple[str, str]]) -> PartHead:
         name, value = raw_name.lower(), raw_value.strip(" \t")
         if name in _MEANT_ONCE and name in fields:
             raise FormInvalid(f"A part has two {raw_name} fields.")
-        if _has_control(value):
+        if _has_control(value.replace("\t", " ")):
             raise FormInvalid("A part has a control character in its head.")
         fields[name] = value
     if fields.get("content-transfer-encoding", "binary").lower() not in _PLAIN_ENCODINGS:
@@ -140,7 +140,7 @@ def _parse_type(value: str) -> tuple[str | None, str | None]:
     if not value:
         return None, None
     kind, given = _parse_parameters(value, "The Content-Type of a part")
-    if len(value) > TYPE_CHARACTERS or not value.isascii() or not _MEDIA_TYPE.fullmatch(kind):
+    if len(value) > TYPE_CHARACTERS or not (value.isascii() and value.isprintable()) or not _MEDIA_TYPE.fullmatch(kind):
         raise FormInvalid(f"The Content-Type of a part is no media type of at most {TYPE_CHARACTERS} ASCII characters.")
     return value, given.get("charset")
 

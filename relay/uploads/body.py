@@ -1,10 +1,14 @@
-"""The body of one request: limits, clocks, digest, and the memory of what failed.
+"""The body of one request: limits, clocks, digests, and the memory of what failed.
 
 A destination iterates it and learns nothing but chunks or an exception; whoever wants to know what the
 client did asks the body (``fault``, ``is_whole``), never the destination.
 
 The clocks run only while the body waits for the client. Time that the destination takes between two
 chunks is charged to the destination's own timeout.
+
+A body of which something was claimed is never whole for anybody before the claim has proved right: the piece that completes
+a declared length is given away after that, and where no length was declared the body raises instead of ending. Digests are
+taken in the loop: a piece is at most what one read brings, and a thread would cost more than the hash of it.
 """
 
 import asyncio
@@ -15,6 +19,7 @@ from crc32c import crc32c
 
 from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
 from relay.ledger.entry import now_us
+from relay.protocols.digests import CRC32C, Claims, Digests
 from relay.settings import UploadSettings
 from relay.wire.pieces import Piece, Take
 
@@ -41,13 +46,15 @@ class RequestBody:
         self._limit_bytes = limit_bytes
         self._pace = Pace(settings)
         self._crc = 0
+        self._digests: Digests | None = None
+        self.claims: Claims | None = None
         self.received_bytes = 0
         self.first_byte_us: int | None = None
         self.completed_us: int | None = None
         self.fault: RelayError | None = None
         self.is_asked = False
         self._is_waiting = False
-        self._is_too_large = False
+        self._breach: RelayError | None = None
         if declared_bytes == 0:
             self.completed_us = now_us()
 
@@ -62,9 +69,24 @@ class RequestBody:
         return self._source.is_at_hand
 
     @property
-    def crc32c(self) -> str:
-        """CRC-32C of the bytes taken so far, in hex."""
-        return f"{self._crc:08x}"
+    def is_claimed(self) -> bool:
+        """True when the client has claimed a digest of it."""
+        return self.claims is not None and bool(self.claims.digests)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of the bytes taken so far, in hex: CRC-32C of every body, others where they were claimed or asked for."""
+        return {CRC32C: f"{self._crc:08x}", **(self._digests.in_hex() if self._digests is not None else {})}
+
+    def expect(self, claims: Claims) -> None:
+        """Hold the body to what was claimed of it, before any of it is taken.
+
+        Raises:
+            DigestMismatch: it is empty, and the claim is of something else.
+        """
+        self.claims, self._digests = claims, Digests(claims)
+        if self.is_whole and (fault := self._digests.find_fault(self._crc)) is not None:
+            raise fault
 
     def abandon(self) -> bool:
         """Say that the client has left before its body was whole; true when nobody would notice, since nobody is asking for it."""
@@ -97,6 +119,7 @@ class RequestBody:
             ClientTooSlow: nothing came for the idle timeout, or too little over the rate window.
             UploadTooLarge: more came than the limit allows.
             BodyIncomplete: the body ended before its declared length.
+            DigestMismatch: it is not the one that was claimed.
         """
         if self.fault is not None:
             raise self.fault
@@ -105,8 +128,8 @@ class RequestBody:
         self.is_asked = self._is_waiting = True
         try:
             has_ended = await self._pace.watch(self._source, lambda piece: self._note(piece) and take(piece))
-            if self._is_too_large:
-                raise UploadTooLarge
+            if self._breach is not None:
+                raise self._breach
             if has_ended:
                 self._end()
         except RelayError as error:
@@ -117,24 +140,34 @@ class RequestBody:
         return self.is_whole
 
     def _note(self, piece: Piece) -> bool:
-        """Account for a chunk; false if it is one too many."""
+        """Account for a chunk; false if it is not to be given away."""
         self._pace.note(len(piece))
         if self.first_byte_us is None:
             self.first_byte_us = now_us()
         self.received_bytes += len(piece)
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
-            self._is_too_large = True
+            self._breach = UploadTooLarge()
             return False
         self._crc = crc32c(piece, self._crc)
+        if self._digests is not None:
+            self._digests.update(piece)
         if self.received_bytes == self.declared_bytes:
-            self.completed_us = now_us()
-        return True
+            self._complete()
+        return self._breach is None
 
     def _end(self) -> None:
         if self.declared_bytes is not None and self.received_bytes != self.declared_bytes:
             raise BodyIncomplete
         if self.completed_us is None:
-            self.completed_us = now_us()
+            self._complete()
+        if self._breach is not None:
+            raise self._breach
+
+    def _complete(self) -> None:
+        """All bytes have come: judge what was claimed of them."""
+        self.completed_us = now_us()
+        if self._digests is not None:
+            self._breach = self._digests.find_fault(self._crc)
 
 
 class Pace:

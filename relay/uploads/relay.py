@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from relay.destinations.destination import Delivery, DestinationSpec, Item, Receipt, StoredObject
+from relay.destinations.destination import Delivery, DestinationSpec, Headers, Item, Receipt, StoredObject
 from relay.destinations.opened import OpenDestinations
 from relay.errors import (
     ClientFault,
@@ -142,18 +142,20 @@ class Attempt:
         self._note_answer(delivery, body)
         is_early = self.entry.early
         if delivery.is_settled or delivery.answer_bytes == 0:
+            is_ours = delivery.is_settled
             last = b"".join([chunk async for chunk in delivery.answer()])
             await self._settle(delivery, answer, len(last), is_early=is_early)
-            await self._start(delivery, answer, is_early=is_early)
+            told = body.claims.answer_fields(last) if is_ours and body.claims is not None else ()
+            await self._start(delivery, answer, told, is_early=is_early)
         else:
             await self._start(delivery, answer, is_early=is_early)
             last = await self._stream(delivery, answer)
             await self._settle(delivery, answer, len(last), is_early=is_early)
         return last
 
-    async def _start(self, delivery: Delivery, answer: Answer, *, is_early: bool) -> None:
+    async def _start(self, delivery: Delivery, answer: Answer, told: Headers = (), *, is_early: bool) -> None:
         try:
-            await answer.start(delivery.status, delivery.headers, delivery.answer_bytes, close=is_early)
+            await answer.start(delivery.status, (*delivery.headers, *told), delivery.answer_bytes, close=is_early)
         except TimeoutError:
             self._cut()
 
@@ -268,8 +270,7 @@ class Attempt:
 
     def _note_receipt(self, receipt: Receipt) -> None:
         self.entry.bytes_delivered = receipt.bytes
-        crc32c = {"crc32c": self._body.crc32c} if self._body is not None else {}
-        self.entry.digests = {**crc32c, **receipt.digests}
+        self.entry.digests = {**(self._body.digests if self._body is not None else {}), **receipt.digests}
         if receipt.fields is not None:
             self.entry.fields = clean_fields(receipt.fields)
         DELIVERED_BYTES.inc(receipt.bytes)

@@ -16,6 +16,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
+from relay.db.engine import Database
+from relay.destinations.opened import OpenDestinations
+from relay.destinations.registry import find_destination
+from relay.destinations.s3 import S3Store
+from relay.destinations.store import StoreDestination
 from relay.destinations.upload_notes import Noted, UploadNotes, read_notes
 from relay.errors import RelayError
 from relay.ledger.folders import FolderLock
@@ -33,6 +38,27 @@ class MultipartStore(Protocol):
 
     async def abort(self, key: str, upload_id: str) -> bool: ...
     async def find_begun(self, key: str, since: datetime) -> list[str]: ...
+
+
+class StoreFinder:
+    """Finds the buckets in which noted uploads are."""
+
+    def __init__(self, database: Database, destinations: OpenDestinations) -> None:
+        self._database = database
+        self._destinations = destinations
+
+    async def __call__(self, noted: Noted) -> MultipartStore | None:
+        """Open the bucket of a noted upload; ``None`` when its destination is gone, or leads elsewhere.
+
+        Raises:
+            DatabaseUnavailable: Postgres does not answer.
+            DestinationMisconfigured: its credentials cannot be opened.
+        """
+        async with self._database.transaction() as session:
+            spec = await find_destination(session, noted.tenant, noted.destination)
+        destination = self._destinations.open(spec) if spec is not None else None
+        store = destination.store if isinstance(destination, StoreDestination) else None
+        return store if isinstance(store, S3Store) and store.place.address == noted.bucket else None
 
 
 FindStore = Callable[[Noted], Awaitable[MultipartStore | None]]

@@ -169,12 +169,6 @@ async def test_what_does_not_exist_is_404(still: httpx.AsyncClient) -> None:
         assert (answer.status_code, answer.json()["code"]) == (404, "tenant_not_found")
 
 
-@pytest.mark.parametrize("kind", ["s3", "gcs"])
-async def test_a_kind_of_a_later_release_is_refused_by_name(still: httpx.AsyncClient, kind: str) -> None:
-    answer = await still.post("/tenants/acme/destinations", json={"name": "later", "kind": kind, "config": {}})
-    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "kind_not_supported")
-
-
 @pytest.mark.parametrize(
     ("change", "location"),
     [

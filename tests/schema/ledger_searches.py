@@ -136,10 +136,24 @@ def judge_plan(plan: Plan, filters: EntryFilter, walked_most: int) -> list[str]:
             wrong.append(f"{kind} of {rows} rows {place}")
         if removed > walked_most:
             wrong.append(f"{kind} of {place} threw {removed} rows away")
-    months = {node["Relation Name"] for node in nodes_of(plan) if NAME.fullmatch(node.get("Relation Name", ""))}
-    if filters.since is not None and filters.until is not None and (beyond := months - _months_between(filters.since, filters.until)):
+    if (
+        filters.since is not None
+        and filters.until is not None
+        and (beyond := months_of(plan) - _months_between(filters.since, filters.until))
+    ):
         wrong.append(f"months that were not asked for: {sorted(beyond)}")
     return wrong
+
+
+def judge_plans(plans: list[Plan], filters: EntryFilter, walked_most: int) -> list[str]:
+    """Say what is wrong with the plans of a search: that of a statement, or one that searches more than a month after the second."""
+    wrong = [fault for plan in plans for fault in judge_plan(plan, filters, walked_most)]
+    return wrong + [f"searched at once: {sorted(months_of(plan))}" for plan in plans[2:] if len(months_of(plan)) != 1]
+
+
+def months_of(plan: Plan) -> set[str]:
+    """The partitions that were read."""
+    return {node["Relation Name"] for node in nodes_of(plan) if NAME.fullmatch(node.get("Relation Name", ""))}
 
 
 def nodes_of(plan: Plan) -> Iterator[Plan]:

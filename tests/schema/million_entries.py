@@ -26,7 +26,7 @@ from relay.db.engine import Database
 from relay.ledger.exports import FORMS
 from relay.ledger.searches import EntryFilter
 from relay.settings import DatabaseSettings
-from tests.schema.ledger_searches import explain_search, judge_plan, searches_of
+from tests.schema.ledger_searches import explain_search, judge_plans, searches_of
 from tests.support.bulk import peak_of
 from tests.support.many_entries import DAYS, fill_ledger
 from tests.support.postgres import OwnPostgres
@@ -103,7 +103,7 @@ async def measure_searches(relay: ServedRelay, url: str, asked: dict[str, EntryF
             later = (await time_pages(admin, {**query, "cursor": page["next"]}))[0] if page["next"] else [0.0]
             next_p95 = later[len(later) * 95 // 100]
             plans = await explain_search(database, filters)
-            wrong = [fault for plan in plans for fault in judge_plan(plan, filters, rows // WALKED_SHARE)]
+            wrong = judge_plans(plans, filters, rows // WALKED_SHARE)
             figures = f"{len(page['items']):5} {p50 * 1e3:6.1f}ms {p95 * 1e3:6.1f}ms {next_p95 * 1e3:6.1f}ms  {len(plans)}"
             print(f"{name:36} {figures} {' '.join(wrong)}", flush=True)
             violations += [f"{name}: {fault}" for fault in wrong]

@@ -21,8 +21,6 @@ OPENS_A_SOCKET = {"running_relay", "shared_relay", "serving", "processes", "Serv
 UNUSED = "nothing gives it: "
 NOT_TOLD = {
     "body_incomplete": "the server ends a body that is too short as a departure: no answer can be read (see the hazards)",
-    "digest_mismatch": f"{UNUSED}claimed digests are not verified",
-    "digest_unsupported": f"{UNUSED}claimed digests are not verified",
     "limit_exceeded": f"{UNUSED}a tenant has no limit but that of one upload's size",
     "entry_not_found": f"{UNUSED}entries are listed, none has an address of its own",
 }

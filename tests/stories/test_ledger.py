@@ -24,7 +24,7 @@ MEMBERS = [
     *("status", "upstream_status", "bytes_in", "bytes_delivered", "bytes_out"),
     *("declared_length", "content_type", "filenames", "digests"),
     *("started_at", "first_byte_at", "body_complete_at", "finished_at", "upstream_wait_ms"),
-    *("client_address", "user_agent", "trace_id", "version", "worker"),
+    *("client_address", "user_agent", "trace_id", "version", "worker", "objects", "fields"),
 ]
 RFC3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 

@@ -29,6 +29,7 @@ class ScriptedBody:
     """A body of given chunks, which may fail, wait at a gate, and tells whether it was asked for anything."""
 
     is_at_hand = False
+    is_claimed = False
 
     def __init__(
         self,

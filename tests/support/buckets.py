@@ -12,10 +12,11 @@ import httpx
 
 from relay.destinations.destination import DestinationSpec
 from relay.destinations.object_store import NewObject, ObjectWriter, Published
+from relay.destinations.parts import PartMemory
 from relay.destinations.s3 import S3Store
 from relay.destinations.s3_config import S3Config, S3Secrets
-from relay.destinations.s3_place import StoreTools
 from relay.destinations.s3_requests import Patience
+from relay.destinations.store_tools import StoreTools
 from relay.destinations.upload_notes import UploadNotes
 from relay.settings import DnsSettings, MemorySettings, StoreSettings
 from relay.wire.client import Transport, make_client
@@ -57,7 +58,9 @@ async def opened_stores(folder: Path, **settings: int) -> AsyncIterator[Stores]:
     """Stores that share one client; ``settings`` are those of memory."""
     names = Names(DnsSettings())
     client = make_client(Transport(names, lambda _host, _address: True))
-    tools = StoreTools(MemorySettings.model_validate(settings), StoreSettings(), UploadNotes(folder / "multipart"))
+    tools = StoreTools(
+        PartMemory(MemorySettings.model_validate(settings).parts), StoreSettings().parts_parallel, UploadNotes(folder / "multipart")
+    )
     try:
         yield Stores(client, tools)
     finally:

@@ -1,13 +1,14 @@
-"""A proxy that freezes, cuts and refuses live connections, over TCP and Unix sockets.
+"""A proxy that freezes, cuts and refuses live connections, and garbles what it passes, over TCP and Unix sockets.
 
 It passes bytes and knows no protocol. Frozen, it keeps connections open and accepts new ones but passes nothing; what
-arrives waits and goes on after ``thaw``. ``cut`` resets every connection; ``refuse`` resets new ones at once.
+arrives waits and goes on after ``thaw``. ``cut`` resets every connection; ``refuse`` resets new ones at once; ``flip`` changes one bit.
 """
 
 import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -27,6 +28,7 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_refusing = False
+        self._flip_after: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.accepted = 0
@@ -77,6 +79,20 @@ class FaultProxy:
         for writer in list(self._writers):
             _reset(writer)
 
+    def flip(self, after: int) -> None:
+        """Change one bit of the byte that comes after so many others, counted from now on, on its way to the upstream."""
+        self._flip_after = after
+
+    def _flipped(self, chunk: bytes) -> bytes:
+        at = self._flip_after
+        if at is None:
+            return chunk
+        if at >= len(chunk):
+            self._flip_after = at - len(chunk)
+            return chunk
+        self._flip_after = None
+        return chunk[:at] + bytes([chunk[at] ^ 0x10]) + chunk[at + 1 :]
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_refusing:
             _reset(writer)
@@ -96,7 +112,7 @@ class FaultProxy:
         pair = {writer, onward_writer}
         self._writers |= pair
         try:
-            await asyncio.gather(self._pass(reader, onward_writer), self._pass(onward_reader, writer))
+            await asyncio.gather(self._pass(reader, onward_writer, self._flipped), self._pass(onward_reader, writer, bytes))
         finally:
             self._writers -= pair
             for each in pair:
@@ -107,10 +123,10 @@ class FaultProxy:
             return await asyncio.open_unix_connection(self._upstream, limit=_CHUNK_BYTES)
         return await asyncio.open_connection(*self._upstream, limit=_CHUNK_BYTES)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
             await self._flowing.wait()
-            writer.write(chunk)
+            writer.write(change(chunk))
             await writer.drain()
         await self._flowing.wait()
         if writer.can_write_eof():

@@ -179,12 +179,13 @@ def main() -> None:
     """Record every client and print the rows, without what they mean."""
     print("# Recorded by `python -m tests.support.form_recorder`, which says what was sent. The keys are those of forms.toml.")
     with recording() as (url, rows, is_done), tempfile.TemporaryDirectory() as folder:
-        for record in (
+        clients: list[Callable[[], str]] = [
             lambda: record_chromium(url, is_done),
             lambda: record_curl(url, Path(folder)),
             lambda: record_library(httpx.post, "httpx", url),
             lambda: record_library(requests.post, "requests", url),
-        ):
+        ]
+        for record in clients:
             client = record()
             print_rows(client, rows)
             rows.clear()

@@ -16,9 +16,14 @@ _REPEATED: Final = re.compile(r"<([^|<>]+)\|(\d+)>", re.DOTALL)
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]*")
 
 
-def bytes_of(text: str) -> bytes:
-    """The bytes that a row of the tables writes: a character is a byte, and ``<text|n>`` is n times the text."""
-    return _REPEATED.sub(lambda found: found[1] * int(found[2]), text).encode("latin-1")
+def expanded(text: str) -> str:
+    """What a row of the tables writes: ``<text|n>`` is n times the text."""
+    return _REPEATED.sub(lambda found: found[1] * int(found[2]), text)
+
+
+def bytes_of(text: str, charset: str = "latin-1") -> bytes:
+    """The bytes that a row of the tables writes: a character is a byte, where no other charset is named."""
+    return expanded(text).encode(charset)
 
 
 def path_of(target: str) -> str:

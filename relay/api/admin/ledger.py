@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api.admin.operators import ALWAYS, OperatorDesk, operator_router
 from relay.api.admin.payloads import GivenTime, Listing, PageParameters, Payload, UtcTime
-from relay.api.contract import REQUEST_ID, SHA256, TIME, UPLOAD_ID
+from relay.api.contract import CRC32C, REQUEST_ID, SHA256, STORED_OBJECT, TIME, UPLOAD_ID
 from relay.api.incoming import Incoming
 from relay.api.openapi import Responses, declare
 from relay.api.outgoing import SEND_SECONDS
@@ -59,7 +59,7 @@ EXAMPLE: dict[str, Any] = {
     "declared_length": 48_213,
     "content_type": "application/pdf",
     "filenames": None,
-    "digests": {"sha256": SHA256},
+    "digests": {"sha256": SHA256, "crc32c": CRC32C},
     "started_at": TIME,
     "first_byte_at": TIME,
     "body_complete_at": TIME,
@@ -70,6 +70,8 @@ EXAMPLE: dict[str, Any] = {
     "trace_id": None,
     "version": "0.1.0",
     "worker": UPLOAD_ID,
+    "objects": [STORED_OBJECT],
+    "fields": None,
 }
 
 
@@ -130,6 +132,10 @@ class EntryPayload(Payload):
     trace_id: str | None
     version: str | None
     worker: str | None
+    objects: list[dict[str, Any]] | None = Field(
+        description="What a store made of it, as the answer showed it; null where nothing was stored."
+    )
+    fields: list[dict[str, Any]] | None = Field(description="The plain fields of a form that went to a store; null where there was none.")
 
 
 class Download(Response):

@@ -17,14 +17,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from relay.destinations.parts import PartMemory
 from relay.destinations.s3 import make_signer
 from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
-from relay.destinations.s3_place import StoreTools
 from relay.destinations.s3_requests import Ask, Requests
 from relay.destinations.s3_signing import EMPTY_SHA256, SCOPE, AccessKey, BearerSigner, GivenKey, MachineKey, Unsigned, V4Signer
+from relay.destinations.store_tools import StoreTools
 from relay.destinations.upload_notes import UploadNotes
 from relay.errors import DestinationMisconfigured, RequestInvalid
-from relay.settings import MemorySettings, StoreSettings
 from relay.wire.client import Account
 
 SECRET = "secret-of-the-tests"
@@ -33,7 +33,7 @@ GIVEN = {"access_key_id": "id-of-the-tests", "secret_access_key": SECRET}
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Iterator[StoreTools]:
-    made = StoreTools(MemorySettings(), StoreSettings(), UploadNotes(tmp_path / "multipart"))
+    made = StoreTools(PartMemory(64 << 20), 3, UploadNotes(tmp_path / "multipart"))
     yield made
     made.close()
 

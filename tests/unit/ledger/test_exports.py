@@ -45,7 +45,8 @@ EVERYTHING: dict[str, Any] = {
     "trace_id": "0af7",
     "version": "0.1.0",
     "worker": "w",
-    "objects": [{"key": "not shown"}],
+    "objects": [{"key": AWKWARD, "size": 1}],
+    "fields": [{"name": AWKWARD, "value": ""}],
 }
 
 

@@ -9,7 +9,7 @@ import httpx
 
 from relay.db.engine import Database
 from relay.ledger.accounts import list_entries
-from relay.ledger.entry import OBJECTS_LIMIT, PATH_LIMIT, TEXT_LIMIT, clean_objects
+from relay.ledger.entry import OBJECTS_LIMIT, OBJECTS_TEXT_LIMIT, PATH_LIMIT, TEXT_LIMIT, clean_objects
 from relay.ledger.searches import EntryFilter
 from relay.ledger.shipper import Shipper
 from tests.support.entries import finished_entry, open_journal, read_ledger
@@ -37,10 +37,13 @@ def test_the_words_of_clients_are_cleaned_and_cut() -> None:
 
 def test_so_many_objects_are_kept_and_none_is_null() -> None:
     assert clean_objects([]) is None
-    assert len(clean_objects([STORED] * (OBJECTS_LIMIT + 5)) or ()) == OBJECTS_LIMIT
+    short = {"key": "k" * 200, "size": 1, "etag": None}
+    assert len(clean_objects([short] * (OBJECTS_LIMIT + 5)) or ()) == OBJECTS_LIMIT
+    long = {"key": "k" * PATH_LIMIT, "size": 1, "etag": None}
+    assert len(clean_objects([long] * OBJECTS_LIMIT) or ()) == OBJECTS_TEXT_LIMIT // PATH_LIMIT
 
 
-async def test_they_go_through_the_journal_into_the_row_and_not_into_the_listing(tmp_path: Path, database: Database) -> None:
+async def test_they_go_through_the_journal_into_the_row_and_the_listing(tmp_path: Path, database: Database) -> None:
     objects = clean_objects([STORED, {**STORED, "filename": "b"}])
     journal = open_journal(tmp_path)
     shipper = Shipper(journal, database, tmp_path)
@@ -52,7 +55,8 @@ async def test_they_go_through_the_journal_into_the_row_and_not_into_the_listing
     rows = [row for (row,) in await read_ledger(database, "CAST(objects AS text)")]
     assert [row and json.loads(row) for row in rows] == [objects, None]
     async with database.transaction() as session:
-        assert all("objects" not in entry for entry in (await list_entries(session, EntryFilter())).items)
+        listed = (await list_entries(session, EntryFilter())).items
+    assert sorted((entry["objects"] for entry in listed), key=str) == [None, objects]
 
 
 async def test_an_upload_to_a_disk_keeps_what_its_client_was_told(database_url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from relay.ledger.exports import FORMS, export_entries
 from relay.ledger.partitions import ensure_partition, partition_of
 from relay.ledger.searches import EntryFilter, find_entries
 from relay.settings import DatabaseSettings
-from tests.schema.ledger_searches import ExplainingSession
+from tests.schema.ledger_searches import ExplainingSession, months_of
 
 START: Final = datetime(2025, 11, 20, tzinfo=UTC)
 DAYS: Final = 100
@@ -179,6 +179,17 @@ async def test_a_path_that_nothing_has_takes_two_statements(
     async with ExplainingSession(database) as session:
         assert [rows async for rows in find_entries(session, EntryFilter(path_prefix="no"), None, 2)] == []
         assert len(session.plans) == 2
+
+
+async def test_only_months_that_have_a_candidate_are_searched(
+    database: Database, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searches, "GLANCE", 3)
+    async with ExplainingSession(database) as session:
+        found = [row async for rows in find_entries(session, EntryFilter(path_prefix="old/"), None, 60) for row in rows]
+        assert len(found) == 60
+        assert len(session.plans) == 3
+        assert months_of(session.plans[2]) == {partition_of(START)}
 
 
 async def test_times_at_the_ends_of_the_calendar_are_searched(database: Database, database_url: str, entries: list[Entry]) -> None:

@@ -62,7 +62,7 @@ async def test_the_chunks_come_through_and_are_counted() -> None:
     assert await taken(source) == b"abc"
     assert source.received_bytes == 3
     assert source.is_whole
-    assert source.crc32c == "364b3fb7"
+    assert source.digests == {"crc32c": "364b3fb7"}
 
 
 async def test_the_body_remembers_its_own_failure() -> None:
