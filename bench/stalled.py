@@ -21,7 +21,7 @@ from bench.trials import Trial, generator, hear, order_for, rest, run_load, say
 
 WARM_CONNECTIONS = 8
 WARM_SECONDS = 0.2
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 15.0
 SETTLE_POLL_SECONDS = 0.25
 
 

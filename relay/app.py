@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 from sqlalchemy import select
 from starlette.types import Receive, Scope, Send
@@ -35,6 +34,7 @@ from relay.ledger.retention import Retention
 from relay.ledger.rows import InstallationRow
 from relay.ledger.shipper import Shipper
 from relay.settings import DiskSettings, Settings, SettingsInvalid
+from relay.telemetry import tell_metrics_on
 from relay.tenants.admission import Admission
 from relay.tenants.changes import Changes
 from relay.tenants.cuts import Cuts
@@ -101,13 +101,11 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app)
     problems.install(app)
     app.add_middleware(FramingGate)
-    app.add_middleware(ListenerGate, listen=settings.listen, admin_listen=settings.admin.listen)
-    app.add_middleware(RequestMiddleware, trusted=settings.trusted)
     return app
 
 
 class RelayApp(FastAPI):
-    """The framework's application for everything but uploads: the door stands in front of it.
+    """The framework's application for everything but uploads: the door stands beside it, and what surrounds every request before both.
 
     An upload passes what surrounds every request, and nothing else: routing, exception handlers and exit stacks would
     cost a small one a tenth of its time, and the door has no use for them.
@@ -115,12 +113,16 @@ class RelayApp(FastAPI):
 
     def __init__(self, settings: Settings, lifespan: Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]) -> None:
         super().__init__(title="Relay", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        gate = ListenerGate(problems.LastResort(self._take), listen=settings.listen, admin_listen=settings.admin.listen)
-        self._at_the_door = RequestMiddleware(gate, trusted=settings.trusted)
+        gate = ListenerGate(self._lead, listen=settings.listen, admin_listen=settings.admin.listen)
+        self._entrance = RequestMiddleware(gate, trusted=settings.trusted)
+        self._door = problems.LastResort(self._take)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._entrance(scope, receive, send)
+
+    async def _lead(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(DOOR):
-            await self._at_the_door(scope, receive, send)
+            await self._door(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -143,7 +145,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         names = Names(settings.dns)
         stack.callback(names.close)
         transport = Transport(names, egress.permit)
-        client: httpx.AsyncClient = await stack.enter_async_context(make_client(transport))
+        client = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
         destinations = OpenDestinations(sealer, means := Means.of(client, settings))
         stack.push_async_callback(destinations.close)
@@ -181,6 +183,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             "refusals": refusals.run,
             "retention": Retention(database, settings.ledger).run,
             "sweeper": Sweeper(means.stores.notes, StoreFinder(database, destinations)).run,
+            "metrics": tell_metrics_on,
             "pools": lambda: _close_idle_pools(transport),
         }
         async with _running(loops):

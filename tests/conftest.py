@@ -1,5 +1,8 @@
 """Fixtures of every test: a real Postgres, and in it a database of the test's own."""
 
+import atexit
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,19 +14,32 @@ from relay.db.engine import Database
 from relay.settings import DatabaseSettings
 from tests.support.azurite import Azurite, azurite
 from tests.support.buckets import Stores, opened_stores
-from tests.support.postgres import TemplateServer
+from tests.support.certificates import make_authority
+from tests.support.postgres import TemplateServer, make_private_folder
 from tests.support.stores import StoreServer, TestBucket, moto, rclone
 
 # Nothing is kept between runs: a folder of another user must not decide whether a test passes.
 settings.register_profile("relay", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("short", settings.get_profile("relay"), max_examples=40)
+settings.register_profile("short", settings.get_profile("relay"), max_examples=25)
 settings.load_profile("relay")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without the long tests, properties are tried with fewer examples: every run draws others."""
+    _trust_one_authority()
     if config.getoption("markexpr") == "not full":
         settings.load_profile("short")
+
+
+def _trust_one_authority() -> None:
+    """Have one authority for all the public ones, which nobody here speaks to: to read them costs a client more than what it says.
+
+    It holds for the processes that tests start, and for those that run tests beside this one.
+    """
+    if "SSL_CERT_FILE" not in os.environ:
+        folder = make_private_folder()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["SSL_CERT_FILE"] = str(make_authority(folder).path)
 
 
 @pytest.fixture(scope="session")

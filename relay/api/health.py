@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel, ConfigDict
 
-from relay.telemetry import REGISTRY
+from relay.telemetry import REGISTRY, tell_metrics
 
 FAILING = ("never_loaded", "full", "yes")
 
@@ -122,6 +122,7 @@ async def show_ready(request: Request, response: Response) -> ReadyPayload:
 )
 async def show_metrics() -> Response:
     """Give every metric in Prometheus's text format, joined over all workers of this host."""
+    tell_metrics()
     text = await asyncio.to_thread(_joined_metrics) if "PROMETHEUS_MULTIPROC_DIR" in os.environ else generate_latest(REGISTRY)
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 

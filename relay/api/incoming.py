@@ -1,19 +1,17 @@
 """ASGI ``receive`` → the client's bytes; the client's disconnect → ClientGone."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from starlette.types import Receive, Scope
 
 from relay.errors import BodyIncomplete, ClientGone, RelayError
 from relay.protocols.header_rules import Field, Framing, check_size, parse_framing
 from relay.wire.exchange import EXTENSION, Exchange, Poured
-from relay.wire.pieces import Piece, Take
+from relay.wire.pieces import Take
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a request as the server parsed it."""
 
     method: str
@@ -61,7 +59,7 @@ class Incoming:
         self._receive = receive
         self.exchange = exchange
         self.framing = framing
-        self._received_bytes = 0
+        self._read_bytes = 0
         self._has_ended = framing.length == 0
         self._is_gone = False
         self._is_asked = False
@@ -82,7 +80,7 @@ class Incoming:
         if message["type"] == "http.disconnect":
             self._part(message.get("fault"))
         body: bytes = message.get("body", b"")
-        self._received_bytes += len(body)
+        self._read_bytes += len(body)
         if not message.get("more_body", False):
             self._has_ended = True
             return body or None
@@ -102,15 +100,10 @@ class Incoming:
         Raises:
             ClientGone, ClientFault: as ``read``.
         """
-
-        def count(piece: Piece) -> bool:
-            self._received_bytes += len(piece)
-            return take(piece)
-
         if self.exchange is None:
             return await self._pour_messages(take)
         self._is_asked = True
-        poured = await self.exchange.pour(count)
+        poured = await self.exchange.pour(take)
         if poured is Poured.BROKEN:
             self._part(self.exchange.fault)
         self._has_ended = poured is Poured.ENDED
@@ -124,12 +117,13 @@ class Incoming:
 
     @property
     def _rest_bytes(self) -> int | None:
-        return None if self.framing.length is None else self.framing.length - self._received_bytes
+        come = self._read_bytes if self.exchange is None else self.exchange.received_bytes
+        return None if self.framing.length is None else self.framing.length - come
 
     @property
     def is_whole(self) -> bool:
         """True once nothing of the body is left to come."""
-        return self._has_ended or self._rest_bytes == 0
+        return self._has_ended or self.is_at_hand or self._rest_bytes == 0
 
     @property
     def awaits_continue(self) -> bool:

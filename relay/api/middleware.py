@@ -14,7 +14,7 @@ from relay.api.problems import response_of
 from relay.errors import ClientGone, FramingInvalid, HeadTooLarge, NotFound
 from relay.protocols.header_rules import Field, Networks, Peer, check_size, client_address, is_within, parse_framing
 from relay.settings import SettingsInvalid, TrustedSettings, parse_listen
-from relay.telemetry import REQUEST_SECONDS, RequestContext
+from relay.telemetry import REQUEST_SECONDS, RequestContext, tell
 
 ADMIN_SIDE = ("/admin", "/metrics", "/openapi.json", "/docs")
 BOTH_SIDES = ("/livez", "/readyz")
@@ -102,23 +102,28 @@ class _Told:
     def __init__(self, context: RequestContext, send: Send) -> None:
         self._context = context
         self._send = send
-        self.status: int | None = None
         self.bytes_out = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = int(message["status"])
+            self._context.status = int(message["status"])
             message = {**message, "headers": self._with_ids(message.get("headers", []))}
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))
         await self._send(message)
 
     def _with_ids(self, headers: list[Field]) -> list[Field]:
-        fields = [(name, value) for name, value in headers if name not in _IDS]
-        fields.append((b"relay-request-id", self._context.request_id.encode()))
+        fields = [(b"relay-request-id", self._context.request_id.encode())]
         if self._context.upload_id is not None:
             fields.append((b"relay-upload-id", self._context.upload_id.encode()))
-        if all(name != b"date" for name, _ in fields):  # RFC 9110 "Date": whoever passes an answer on without one adds it
+        is_dated = False
+        for field in headers:
+            if field[0] == b"date":
+                is_dated = True
+            elif field[0] in _IDS:
+                continue
+            fields.append(field)
+        if not is_dated:  # RFC 9110 "Date": whoever passes an answer on without one adds it
             fields.append((b"date", _date_of(int(time.time()))))
         return fields
 
@@ -131,12 +136,10 @@ def _date_of(second: int) -> bytes:
 
 def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> None:
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-    if not access.isEnabledFor(level):
-        return
     fields = {
         "method": scope["method"],
         "path": scope["path"][:2048],
-        "status": ClientGone.status if context.code == ClientGone.code else told.status,  # as in the ledger: 499, read or not
+        "status": ClientGone.status if context.code == ClientGone.code else context.status,  # as in the ledger: 499, read or not
         "outcome": context.outcome,
         "code": context.code,
         "request_id": context.request_id,
@@ -147,5 +150,4 @@ def _log(scope: Scope, context: RequestContext, told: _Told, seconds: float) -> 
         "seconds": round(seconds, 6),
         "client": context.client_address,
     }
-    # Made here: the logger's own way looks through the stack for the line that called it, and this is always it.
-    access.handle(access.makeRecord(access.name, level, __file__, 0, "request", (), None, extra={"fields": fields}))
+    tell(access, level, fields)

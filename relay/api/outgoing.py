@@ -59,8 +59,14 @@ class Outgoing:
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last piece; throw away what is left of the body, within the bounds; finish the answer.
 
-        The connection of a body that is still going after the bounds is cut, not kept.
+        The connection of a body that is still going after the bounds is cut, not kept, and so is that of a client that takes nothing.
         """
+        try:
+            await self._end(chunk)
+        except TimeoutError:
+            return
+
+    async def _end(self, chunk: bytes) -> None:
         if self._incoming.is_whole:
             self.sent_bytes += len(chunk)
             await self._finish(chunk)
@@ -93,9 +99,9 @@ class Outgoing:
         close = is_hopeless or not self._incoming.can_discard(self._refusal.discard_bytes)
         try:
             await self._start(refusal.status, refusal.headers, len(refusal.body), close=close)
-            await self.end(refusal.body)
         except TimeoutError:
             return
+        await self.end(refusal.body)
 
     async def client_left(self) -> bool:
         """True when the client is known to be gone."""

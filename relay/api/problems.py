@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.errors import DigestUnsupported, FieldError, InternalError, MethodNotAllowed, NotFound, RelayError, RequestInvalid
 from relay.protocols.digests import SUPPORTED, WISHES
@@ -91,20 +91,13 @@ class LastResort:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_begun = False
-
-        async def watch(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, send)
         except Exception:
-            if has_begun:
+            context = context_of(scope)
+            if context.status is not None:
                 raise
-            request_id = context_of(scope).request_id
-            logger.exception("a request failed unexpectedly", extra={"fields": {"request_id": request_id}})
+            logger.exception("a request failed unexpectedly", extra={"fields": {"request_id": context.request_id}})
             await response_of(scope, InternalError())(scope, receive, send)
 
 

@@ -24,7 +24,8 @@ NOTHING_BYTES = 100 << 20
 FEW_FILES = 4_096
 TOO_FEW_FILES = 512
 SOON = timedelta(days=14)
-METADATA = "169.254.169.254"
+METADATA = ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+"""Where clouds hand out credentials to their machines."""
 
 
 def check_host(settings: Settings) -> Iterator[Finding]:
@@ -98,17 +99,17 @@ def check_sealing_key(settings: Settings) -> Finding:
 
 
 def check_egress(settings: Settings) -> Finding:
-    """See whether the list of permitted networks can be read and keeps the most dangerous address out."""
+    """See whether the list of permitted networks can be read and keeps the most dangerous addresses out."""
     name = "egress"
     try:
         egress = Egress(settings.egress)
     except SettingsInvalid as error:
         return fail(name, str(error), "Write networks (10.0.0.0/8) and host names, separated by commas.")
     allowed = ", ".join(settings.egress.allow)
-    if egress.permit("", METADATA):
-        return warn(
-            name, f"{allowed} lets destinations reach {METADATA}", "Narrow RELAY_EGRESS_ALLOW: a cloud's credentials are read there."
-        )
+    reached = [address for address in METADATA if egress.permit("", address)]
+    if reached:
+        advice = "Narrow RELAY_EGRESS_ALLOW: a cloud's credentials are read there."
+        return warn(name, f"{allowed} lets destinations reach {', '.join(reached)}", advice)
     return ok(name, f"beside public addresses: {allowed}" if allowed else "public addresses only")
 
 

@@ -12,10 +12,11 @@ import uvicorn
 from uuid_utils.compat import uuid7
 
 from relay.api.problems import problem
+from relay.cli.heap import Heap
 from relay.cli.listening import BACKLOG
 from relay.errors import RelayError
 from relay.settings import Settings
-from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshake
+from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshakes
 from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
 
@@ -28,7 +29,7 @@ def protocol_class(settings: Settings, front: FrontCertificate | None) -> Any:
     connection = functools.partial(Connection, surroundings)
     if front is None:
         return connection
-    return functools.partial(Handshake, front, settings.tls.handshake_timeout.total_seconds(), connection)
+    return Handshakes(front, settings.tls.handshake_timeout.total_seconds(), connection)
 
 
 def refusal_of(error: RelayError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -46,10 +47,17 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
         SettingsInvalid: the certificate in front cannot be used.
     """
     front = FrontCertificate.of(settings.tls)
+    heap = Heap()
+
+    async def look() -> None:
+        await heap.look()
+        if front is not None:
+            await front.look()
+
     return uvicorn.Config(
         app,
         http=protocol_class(settings, front),
-        loop="asyncio",
+        loop="auto",
         ws="none",
         interface="asgi3",
         lifespan="on",
@@ -61,7 +69,7 @@ def configure_server(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         log_level="critical",  # until it serves: why it does not is ours to say
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        callback_notify=front.look if front is not None else None,
+        callback_notify=look,
         timeout_notify=LOOK_SECONDS,
         timeout_graceful_shutdown=round(settings.shutdown.timeout.total_seconds()),
     )

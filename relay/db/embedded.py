@@ -46,7 +46,7 @@ POLL_SECONDS = 0.005
 ORPHAN_POLL_SECONDS = 0.02
 START_SECONDS = 60.0  # recovery after a power cut takes its time
 STOP_SECONDS = 10.0
-ORPHAN_SECONDS = 5.0
+ORPHAN_SECONDS = 30.0  # it may have a last checkpoint to write
 
 SERVER_SETTINGS = {
     "listen_addresses": "",

@@ -88,9 +88,15 @@ def _is_postgres(pid: int, cluster: Path) -> bool:
     try:
         if (process / "cwd").readlink() != cluster.resolve():
             return False
-        return (process / "exe").readlink().name.removesuffix(" (deleted)") == "postgres"
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False  # gone, or another user's: then it cannot be on our cluster
+    try:
+        return (process / "exe").readlink().name.removesuffix(" (deleted)") == "postgres"
+    except FileNotFoundError:
+        # It is ending. Its program goes first, then the memory that it shares, which a new server would find in use, then its folder.
+        return True
+    except (ProcessLookupError, PermissionError):
+        return False
 
 
 def _is_postgres_by_ps(pid: int) -> bool:

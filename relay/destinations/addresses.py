@@ -33,14 +33,15 @@ def _checked_base_url(value: str) -> str:
         raise ValueError("use http:// or https://")
     if "@" in parts.netloc:
         raise ValueError("leave out user and password: send them by secrets.headers, as Authorization")
-    if port == 0 or parts.netloc.endswith(":") or not _is_host(parts.hostname or "", is_bracketed="[" in parts.netloc):
+    if port == 0 or parts.netloc.endswith(":") or not is_host(parts.hostname or "", is_bracketed="[" in parts.netloc):
         raise ValueError("use a valid host and a port from 1 to 65535")
     if any(segment in {".", ".."} for segment in parts.path.replace("%2e", ".").replace("%2E", ".").split("/")):
         raise ValueError("leave out dot segments")
     return value
 
 
-def _is_host(host: str, *, is_bracketed: bool) -> bool:
+def is_host(host: str, *, is_bracketed: bool = False) -> bool:
+    """True for a name that can be asked for, an IPv4 address among them; ``is_bracketed`` for an IPv6 address without its brackets."""
     if is_bracketed:
         try:
             return ipaddress.IPv6Address(host).scope_id is None
@@ -54,7 +55,7 @@ def _checked_host(value: str) -> str:
     if found := _HOST_WITH_PORT.fullmatch(value):
         name, port = found[1], found[2] or ""
     is_bracketed = name.startswith("[") and name.endswith("]")
-    if not _is_host(name[1:-1] if is_bracketed else name, is_bracketed=is_bracketed) or not (not port or 0 < int(port) <= 65_535):
+    if not is_host(name[1:-1] if is_bracketed else name, is_bracketed=is_bracketed) or not (not port or 0 < int(port) <= 65_535):
         raise ValueError("use host or host:port: letters, digits, dots and hyphens, an international name as xn--…")
     return value
 
@@ -62,7 +63,7 @@ def _checked_host(value: str) -> str:
 def _checked_server_name(value: str) -> str:
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(value))
-    if not _is_host(value, is_bracketed=False):
+    if not is_host(value):
         raise ValueError("use a host name or an address: letters, digits, dots and hyphens, an international name as xn--…")
     return value.removesuffix(".").lower()
 

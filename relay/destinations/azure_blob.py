@@ -7,8 +7,6 @@ blobs may have, and the check.
 import secrets
 from typing import Final
 
-import httpx
-
 from relay.destinations.azure_answers import DELETE, READ, WRITE, Refused
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_container import BlobContainer, BlockNames, Content
@@ -19,7 +17,7 @@ from relay.destinations.destination import Finding
 from relay.destinations.object_store import NewObject
 from relay.destinations.store_requests import StoreLine
 from relay.errors import DestinationBroke, DestinationMisconfigured, PathInvalid, RelayError
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 from relay.wire.tls import TlsTerms
 
 KEY_LONGEST: Final = 1_024
@@ -39,7 +37,7 @@ class AzureStore:
     @classmethod
     def open(
         cls,
-        client: httpx.AsyncClient,
+        client: Client,
         account: Account,
         config: AzureConfig,
         signer: Signer,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from relay.wire.pieces import Take
@@ -50,8 +50,7 @@ class StoredObject:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """What is being delivered.
 
     ``path`` is the percent-encoded rest of the client's path after the route's mapping, without a
@@ -69,7 +68,7 @@ class Item:
     headers: Headers
     declared_bytes: int | None
     content_type: str | None
-    landed: list[StoredObject] = field(default_factory=list)
+    landed: list[StoredObject]
 
 
 class Body(Protocol):

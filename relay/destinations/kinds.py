@@ -51,10 +51,17 @@ def _open_azure(means: Means, spec: DestinationSpec, config: AzureConfig, secret
     return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
-def _open_bucket(means: Means, spec: DestinationSpec, config: S3Config | GcsConfig, secrets: Mapping[str, Any]) -> Destination:
-    model: type[S3Secrets | GcsSecrets] = GcsSecrets if isinstance(config, GcsConfig) else S3Secrets
-    terms = make_terms(config.tls, find_client_key(secrets))
-    store = S3Store.open(means.client, spec, config, parse_members(model, secrets, "secrets"), means.stores, terms)
+def _open_s3(means: Means, spec: DestinationSpec, config: S3Config, secrets: Mapping[str, Any]) -> Destination:
+    return _open_bucket(means, spec, config, parse_members(S3Secrets, secrets, "secrets"))
+
+
+def _open_gcs(means: Means, spec: DestinationSpec, config: GcsConfig, secrets: Mapping[str, Any]) -> Destination:
+    return _open_bucket(means, spec, config, parse_members(GcsSecrets, secrets, "secrets"))
+
+
+def _open_bucket(means: Means, spec: DestinationSpec, config: S3Config | GcsConfig, secrets: S3Secrets | GcsSecrets) -> Destination:
+    terms = make_terms(config.tls, find_client_key(secrets.plain()))
+    store = S3Store.open(means.client, spec, config, secrets, means.stores, terms)
     return StoreDestination(store, KeyTemplate(config.key_template), means.forms)
 
 
@@ -70,8 +77,8 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "http": Kind(HttpConfig, HttpSecrets, _open_http),
     "disk": Kind(DiskConfig, NoSecrets, _open_disk),
-    "s3": Kind(S3Config, S3Secrets, _open_bucket),
-    "gcs": Kind(GcsConfig, GcsSecrets, _open_bucket),
+    "s3": Kind(S3Config, S3Secrets, _open_s3),
+    "gcs": Kind(GcsConfig, GcsSecrets, _open_gcs),
     "azure": Kind(AzureConfig, AzureSecrets, _open_azure),
 }
 

@@ -3,24 +3,23 @@
 from dataclasses import dataclass
 from typing import Self
 
-import httpx
-
 from relay.destinations.disk_threads import DiskThreads
 from relay.destinations.store_tools import StoreTools
 from relay.settings import DiskSettings, FormSettings, Settings
+from relay.wire.client import Client
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
     """The one client that carries every outgoing byte, the threads that do disk work, and what stores need beyond."""
 
-    client: httpx.AsyncClient
+    client: Client
     disk: DiskSettings
     forms: FormSettings
     disk_threads: DiskThreads
     stores: StoreTools
 
     @classmethod
-    def of(cls, client: httpx.AsyncClient, settings: Settings) -> Self:
+    def of(cls, client: Client, settings: Settings) -> Self:
         """What a process with these settings has."""
         return cls(client, settings.disk, settings.form, DiskThreads(settings.disk.threads), StoreTools.of(settings))

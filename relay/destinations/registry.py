@@ -141,10 +141,10 @@ async def get_destination(session: AsyncSession, owner: Owner, name: str) -> Des
     return read_spec(await _get_row(session, owner, name), owner)
 
 
-async def find_destination(session: AsyncSession, tenant: str, identity: UUID) -> DestinationSpec | None:
-    """Find a tenant's destination by its id, whatever it is called now; ``None`` when it is gone."""
-    row = await session.get(DestinationRow, identity)
-    return read_spec(row, Owner(row.tenant_id, tenant)) if row is not None else None
+async def find_destination(session: AsyncSession, owner: Owner, identity: UUID) -> DestinationSpec | None:
+    """One destination by its id, whatever its name is by now; ``None`` when the tenant has it no more."""
+    row = await session.scalar(select(DestinationRow).where(DestinationRow.tenant_id == owner.id, DestinationRow.id == identity))
+    return read_spec(row, owner) if row is not None else None
 
 
 async def change_destination(

@@ -8,8 +8,6 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Final
 
-import httpx
-
 from relay.destinations.destination import DestinationSpec, Finding
 from relay.destinations.object_store import NewObject, ObjectWriter
 from relay.destinations.s3_answers import Refused
@@ -21,7 +19,7 @@ from relay.destinations.s3_requests import Requests
 from relay.destinations.s3_signing import AccessKey, BearerSigner, GivenKey, Signer, V4Signer, service_account_tokens
 from relay.destinations.store_tools import StoreTools
 from relay.errors import DestinationBroke, DestinationMisconfigured, PathInvalid, RelayError
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 from relay.wire.tls import TlsTerms
 
 KEY_LONGEST: Final = 1_024
@@ -40,7 +38,7 @@ class S3Store:
     @classmethod
     def open(
         cls,
-        client: httpx.AsyncClient,
+        client: Client,
         spec: DestinationSpec,
         config: BucketConfig,
         secrets: S3Secrets | GcsSecrets,

@@ -16,7 +16,7 @@ from relay.destinations.s3_answers import Refused, Reply, read_refusal
 from relay.destinations.s3_config import BucketConfig
 from relay.destinations.s3_signing import EMPTY_SHA256, Signer, Unsigned
 from relay.destinations.store_requests import Patience, StoreLine
-from relay.wire.client import Account
+from relay.wire.client import Account, Client
 from relay.wire.tls import TlsTerms
 
 _UNRESERVED: Final = "-_.~"
@@ -42,9 +42,7 @@ Judge = Callable[[Reply], Awaitable[None]]
 class Requests:
     """Sends requests to one tenant's bucket."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, account: Account, config: BucketConfig, signer: Signer, terms: TlsTerms | None = None
-    ) -> None:
+    def __init__(self, client: Client, account: Account, config: BucketConfig, signer: Signer, terms: TlsTerms | None = None) -> None:
         self._signer = signer
         parts = urlsplit(config.url)
         url = httpx.URL(config.url)

@@ -44,14 +44,9 @@ class StoreDestination:
     """One tenant's place for objects."""
 
     def __init__(self, store: ObjectStore, template: KeyTemplate, forms: FormSettings) -> None:
-        self._store = store
+        self.store = store
         self._template = template
         self._forms = forms
-
-    @property
-    def store(self) -> ObjectStore:
-        """The place itself."""
-        return self._store
 
     def check_item(self, item: Item) -> None:
         """Refuse what can be known to be undeliverable.
@@ -83,7 +78,7 @@ class StoreDestination:
             ClientFault: as ``check_item`` says. What of a form had landed before stands in ``item.landed``.
         """
         self.check_item(item)
-        filing = _Filing(self._store, item.landed)
+        filing = _Filing(self.store, item.landed)
         try:
             if is_form(item.content_type):
                 yield await self._take_form(item, body, filing)
@@ -94,11 +89,11 @@ class StoreDestination:
 
     async def check(self) -> Finding:
         """Let the store try itself."""
-        return await self._store.check()
+        return await self.store.check()
 
     async def close(self) -> None:
         """Let the store go."""
-        await self._store.close()
+        await self.store.close()
 
     async def _take_file(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
         writer = await filing.begin(self._plan(item))
@@ -136,7 +131,7 @@ class StoreDestination:
 
     def _make_key(self, item: Item, filename: str | None) -> str:
         key = self._template.make(Name.of(item.segments, filename, item.upload_id))
-        self._store.check_key(key)
+        self.store.check_key(key)
         return key
 
 

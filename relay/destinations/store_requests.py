@@ -9,16 +9,17 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
 import httpx
 
 from relay.destinations.parts import OwnedPiece
 from relay.errors import DestinationBroke, DestinationTimeout, DestinationUnreachable
-from relay.wire.client import Account, Place
+from relay.wire import client as wire
+from relay.wire.client import Account, Client, Place
 from relay.wire.pieces import Take
 from relay.wire.tls import PUBLIC, TlsTerms
-from relay.wire.turn import OutgoingBody, Turn
+from relay.wire.turn import Outgoing
 
 ANSWER_MOST: Final = 1 << 20
 """More than any answer to what is asked here should have (bytes)."""
@@ -101,12 +102,11 @@ class Limits(Protocol):
 class StoreLine:
     """The way to one store."""
 
-    def __init__(self, client: httpx.AsyncClient, account: Account, url: str, limits: Limits, terms: TlsTerms | None = None) -> None:
+    def __init__(self, client: Client, account: Account, url: str, limits: Limits, terms: TlsTerms | None = None) -> None:
         self._client = client
         self._url = httpx.URL(url)
         self._place = Place.of(self._url, account, terms or PUBLIC)
-        idle = limits.idle_timeout_seconds
-        self._timeouts = {"connect": limits.connect_timeout_seconds, "read": idle, "write": idle, "pool": None}
+        self._connect_seconds, self._idle_seconds = limits.connect_timeout_seconds, limits.idle_timeout_seconds
         self._connections = asyncio.Semaphore(limits.max_connections)
 
     @property
@@ -123,8 +123,7 @@ class StoreLine:
             DependencyFault: the store cannot be reached, broke, or is too slow.
         """
         lines = [(b"host", self.host.encode("ascii")), *((name.encode("ascii"), value.encode("ascii")) for name, value in fields.items())]
-        extensions = {"fields": lines, "target": target.encode("ascii"), "timeout": self._timeouts, "place": self._place}
-        request = httpx.Request(method, self._url, stream=_HeldBody(pieces), extensions=extensions)
+        request = Outgoing(method, target.encode("ascii"), lines, _HeldBody(pieces), self._connect_seconds, self._idle_seconds)
         async with self._connections:
             try:
                 async with asyncio.timeout(total_seconds):
@@ -134,19 +133,19 @@ class StoreLine:
             except (httpx.TransportError, httpx.StreamError):
                 raise DestinationBroke from None
 
-    async def _exchange(self, request: httpx.Request) -> Reply:
-        response = await self._client.send(request, stream=True)
-        turn: Turn = response.extensions["turn"]
+    async def _exchange(self, request: Outgoing) -> Reply:
+        answer = await self._client.exchange(self._place, request)
+        turn = answer.turn
         try:
-            body = await _read(cast("httpx.AsyncByteStream", response.stream))
+            body = await _read(answer)
             if turn.status < 300 and not await turn.sent():
                 raise DestinationBroke
             return Reply(turn.status, _joined(turn.headers), body)
         finally:
-            await asyncio.shield(_close(response))
+            await asyncio.shield(_close(answer))
 
 
-class _HeldBody(OutgoingBody):
+class _HeldBody:
     """Pieces that are held. Each sending has a body of its own."""
 
     def __init__(self, pieces: Sequence[OwnedPiece]) -> None:
@@ -174,15 +173,15 @@ def _joined(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return fields
 
 
-async def _read(stream: httpx.AsyncByteStream) -> bytes:
+async def _read(answer: wire.Answer) -> bytes:
     body = bytearray()
-    async for piece in stream:
+    async for piece in answer:
         body += piece
         if len(body) > ANSWER_MOST:
             raise DestinationBroke("The store's answer is longer than any answer should be.")
     return bytes(body)
 
 
-async def _close(response: httpx.Response) -> None:
+async def _close(answer: wire.Answer) -> None:
     with contextlib.suppress(httpx.HTTPError, OSError):
-        await response.aclose()
+        await answer.aclose()

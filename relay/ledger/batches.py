@@ -9,8 +9,8 @@ key is still in use is what an operator wants to see. It moves by a minute at le
 written by every batch, and never past the database's own time. It is bookkeeping, and the ledger never waits for it:
 a key's row that somebody else holds, be it another shipper or an operator, is passed over until the key's next use.
 
-Rows travel as JSON text and become typed values in Postgres, not in the driver: every value that does not fit is
-an error with a SQLSTATE. What an error means:
+Rows travel as JSON text, with their times in microseconds, and become typed values in Postgres, not in the driver: every
+value that does not fit is an error with a SQLSTATE. What an error means:
 
 - ``DatabaseUnavailable`` (from ``db.engine``): nothing is known to have happened; the caller sends the batch again.
 - 23514 without a constraint's name: no partition holds the month. It is made, and the batch sent again.
@@ -30,8 +30,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import DateTime, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.elements import KeyedColumnElement
 
 from relay.db.engine import Database
 from relay.ledger.entry import Outcome
@@ -51,21 +53,36 @@ LAST_USED_STEP: Final = "1 minute"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAUSIBLE_YEARS: Final = range(2000, 2200)  # beyond them a clock is broken: no partition is made for it
-_TIMES: Final = {name.removesuffix("_at") + "_us": name for name in ("started_at", "first_byte_at", "body_complete_at", "finished_at")}
 _ABSENT: Final = {
-    "protocol": "plain",
-    "early": False,
-    "client_left": False,
-    "bytes_in": 0,
-    "bytes_delivered": 0,
-    "bytes_out": 0,
+    "protocol": "'plain'",
+    "early": "false",
+    "client_left": "false",
+    "bytes_in": "0",
+    "bytes_delivered": "0",
+    "bytes_out": "0",
 }
+"""What the ledger says where an entry says nothing."""
+
+
+_POSTGRES: Final = postgresql.dialect()  # type: ignore[no-untyped-call] # the library has no types here
+
+
+def _given(column: KeyedColumnElement[Any]) -> tuple[str, str]:
+    """How a column is given in a row of a batch, with its type, and the expression that makes the column of it."""
+    name, type_name = column.name, column.type.compile(dialect=_POSTGRES)
+    if isinstance(column.type, DateTime):
+        member = name.removesuffix("_at") + "_us"
+        return f"{member} bigint", f"timestamptz 'epoch' + {member} * interval '1 microsecond'"
+    return f"{name} {type_name}", f"coalesce({name}, {_ABSENT[name]})" if name in _ABSENT else name
+
+
 _COLUMNS: Final = tuple(column.name for column in LedgerRow.__table__.columns)
+_MEMBERS, _VALUES = zip(*map(_given, LedgerRow.__table__.columns), strict=True)
 
 _SHIP: Final = text(f"""
 WITH landed AS (
     INSERT INTO ledger ({", ".join(_COLUMNS)})
-    SELECT {", ".join(_COLUMNS)} FROM json_populate_recordset(NULL::ledger, CAST(:rows AS json))
+    SELECT {", ".join(_VALUES)} FROM json_to_recordset(CAST(:rows AS json)) AS given ({", ".join(_MEMBERS)})
     ON CONFLICT (started_at, request_id) DO NOTHING
     RETURNING tenant, key_id, started_at, outcome, coalesce(repeated, 1) AS times, bytes_in, bytes_delivered,
               CAST(coalesce(finished_at, started_at) AT TIME ZONE 'UTC' AS date) AS day
@@ -208,15 +225,11 @@ def _prepare(records: Sequence[Record], is_interrupted: bool) -> tuple[list[_Lin
 
 
 def _make_line(record: Record, *, is_interrupted: bool) -> _Line:
-    row: dict[str, Any] = _ABSENT | record.entry()
+    row = record.entry()
     if is_interrupted:
         row["outcome"] = Outcome.INTERRUPTED
-    started = None
-    for member, column in _TIMES.items():
-        if (microseconds := row.pop(member, None)) is not None:
-            at = _EPOCH + timedelta(microseconds=microseconds)
-            row[column] = at.isoformat()
-            started = at if column == "started_at" else started
+    started_us = row.get("started_us")
+    started = _EPOCH + timedelta(microseconds=started_us) if started_us is not None else None
     if started is None or started.year not in _PLAUSIBLE_YEARS:
         raise RecordUnusable("started_at_implausible")
     return _Line(record, started.date(), json.dumps(row))

@@ -6,9 +6,10 @@ The shipper reads the journal's files from where it stopped, sends what it read 
 only then moves its position: a batch is sent again until it is known to be in Postgres, and sending one twice
 changes nothing. It keeps one batch in memory and no more; with Postgres away the rest waits in the files.
 
-It wakes when an entry finishes, lingers briefly so that a busy process sends tens of entries at once, and then goes on
-until nothing is left. A failure makes it wait, from 50 ms up to a second, and try again for ever. Nothing ends
-the loop but cancellation, and cancellation loses nothing: the position is where it was.
+It wakes when an entry finishes, lingers briefly, and longer after a batch that was sent just before, so that a busy
+process sends tens of entries at once, and then goes on until nothing is left. A failure makes it wait, from 50 ms up to
+a second, and try again for ever. Nothing ends the loop but cancellation, and cancellation loses nothing: the position is
+where it was.
 
 At shutdown ``drain`` sends what it can; what is left stays on disk for the next process. Not here: what Postgres
 has against a row (``batches``), and the journals of other processes (``adoption``).
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 BATCH_ENTRIES: Final = 500
 LINGER_SECONDS: Final = 0.05
+SPACING_SECONDS: Final = 0.25
+"""How far apart batches that are not full begin at least: one costs as much as dozens of its rows."""
 PROBE_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 2.0
 RETRY_FIRST_SECONDS: Final = 0.05
@@ -55,6 +58,7 @@ class Shipper:
         self._is_away = False
         self._asked_at: float | None = None
         self._published = 0
+        self._began_at = -SPACING_SECONDS
 
     @property
     def database_state(self) -> Literal["ok", "away"]:
@@ -95,7 +99,8 @@ class Shipper:
                 async with asyncio.timeout(PROBE_SECONDS):
                     await self._journal.arrived.wait()
         if 0 < self._journal.entries < BATCH_ENTRIES:
-            await asyncio.sleep(LINGER_SECONDS)
+            await asyncio.sleep(max(LINGER_SECONDS, self._began_at + SPACING_SECONDS - time.monotonic()))
+        self._began_at = time.monotonic()
 
     async def _try_to_ship(self) -> None:
         """Ship all there is; on a failure note it and wait."""
@@ -136,13 +141,13 @@ class Shipper:
                 reading = await self._read(span)
                 if reading is None:
                     continue
-                if reading.finished:
-                    self._journal.note_oldest(_finished_us(reading.finished[0]))
-                    await self._ask(self._batches.ship(reading.finished))
+                if finished := reading.finished:
+                    self._journal.note_oldest(_finished_us(finished[0]))
+                    await self._ask(self._batches.ship(finished))
                     batches += 1
-                self._journal.advance(span, reading.offset, len(reading.finished))
+                self._journal.advance(span, reading.offset, len(finished))
                 self._publish()
-                if 0 < len(reading.finished) < BATCH_ENTRIES:
+                if 0 < len(finished) < BATCH_ENTRIES:
                     break  # what has come meanwhile lingers too, or a steady trickle would go in batches of two or three
         return batches
 

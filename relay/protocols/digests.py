@@ -103,7 +103,10 @@ def read_claims(headers: Sequence[Field]) -> Claims | None:
         DigestUnsupported: a claim is malformed, or none of its algorithms is taken.
         DigestMismatch: two claims contradict each other, so that no body can have both.
     """
-    if FIELDS.isdisjoint([name for name, _ in headers]):
+    for field, _ in headers:
+        if field in FIELDS:
+            break
+    else:  # the quickest way to know that of a request that says nothing
         return None
     claimed: dict[str, bytes] = {}
     is_part = find_value(headers, b"content-range") is not None

@@ -7,8 +7,8 @@ Fields are lower-case byte pairs in the order they came, as ASGI gives them.
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
 
 from relay.errors import CredentialsAmbiguous, FramingInvalid, HeadTooLarge, LoopDetected
 
@@ -19,6 +19,7 @@ HEAD_LIMIT = 64 * 1024
 
 HOP_BY_HOP = frozenset([b"connection", b"proxy-connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"])
 _FRAMING = frozenset([b"content-length", b"host", b"expect"])
+_READ_FOR_FRAMING = _FRAMING | {b"transfer-encoding"}
 _CREDENTIALS = frozenset([b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"])
 _SET_ANEW = frozenset([b"via", b"traceparent", b"tracestate", b"x-request-id"])
 _FORWARDING = frozenset([b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"])
@@ -57,8 +58,7 @@ def check_size(headers: Iterable[Field]) -> None:
         raise HeadTooLarge
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(NamedTuple):
     """How a request's body is framed. ``length`` is ``None`` for a chunked body, 0 for none."""
 
     length: int | None
@@ -72,9 +72,13 @@ def parse_framing(headers: Sequence[Field], http_version: str) -> Framing:
         FramingInvalid: both framings, two lengths, a coding other than ``chunked``, any coding on
             HTTP/1.0, no Host on HTTP/1.1, several or one that names no host; another HTTP than 1.x.
     """
-    lengths = values_of(headers, b"content-length")
-    codings = values_of(headers, b"transfer-encoding")
-    hosts = values_of(headers, b"host")
+    told: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _READ_FOR_FRAMING:
+            told.setdefault(name, []).append(value)
+    lengths = told.get(b"content-length", [])
+    codings = told.get(b"transfer-encoding", [])
+    hosts = told.get(b"host", [])
     if not http_version.startswith("1."):
         raise FramingInvalid("Send the request as HTTP/1.1.")
     if len(hosts) > 1 or (not hosts and http_version != "1.0"):
@@ -85,7 +89,7 @@ def parse_framing(headers: Sequence[Field], http_version: str) -> Framing:
         raise FramingInvalid
     if len(set(lengths)) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
         raise FramingInvalid
-    expected = {item.strip().lower() for value in values_of(headers, b"expect") for item in value.split(b",")}
+    expected = {item.strip().lower() for value in told.get(b"expect", ()) for item in value.split(b",")}
     is_continue = b"100-continue" in expected and http_version != "1.0"
     return Framing(None if codings else int(lengths[0]) if lengths else 0, is_continue)
 
@@ -96,11 +100,14 @@ def find_credential(headers: Sequence[Field]) -> str | None:
     Raises:
         CredentialsAmbiguous: it carries two different ones.
     """
-    found = {value.strip() for value in values_of(headers, b"x-api-key")}
-    for value in values_of(headers, b"authorization"):
-        scheme, _, key = value.strip().partition(b" ")
-        if scheme.lower() == b"bearer":
-            found.add(key.strip())
+    found = set()
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.strip().partition(b" ")
+            if scheme.lower() == b"bearer":
+                found.add(key.strip())
+        elif name == b"x-api-key":
+            found.add(value.strip())
     if len(found) > 1:
         raise CredentialsAmbiguous
     return found.pop().decode("latin-1") if found else None
@@ -132,8 +139,7 @@ def check_no_loop(headers: Iterable[Field], pseudonym: bytes) -> None:
                 raise LoopDetected
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """Who is at the other end of the connection, and whether its forwarding fields are believed."""
 
     address: str | None
@@ -171,7 +177,14 @@ def forwarding_fields(headers: Sequence[Field], peer: Peer) -> list[Field]:
     host = find_value(headers, b"host") or b""
     quoted = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     element = b'for=%b;host="%b";proto=%b' % (node, quoted, peer.scheme.encode())
-    before = {name: b", ".join(values_of(headers, name)) if peer.is_trusted else b"" for name in _FORWARDING}
+    if not peer.is_trusted:
+        return [
+            (b"forwarded", element),
+            (b"x-forwarded-for", address),
+            (b"x-forwarded-proto", peer.scheme.encode()),
+            (b"x-forwarded-host", host),
+        ]
+    before = {name: b", ".join(values_of(headers, name)) for name in _FORWARDING}
     return [
         (b"forwarded", _extended(before[b"forwarded"], element)),
         (b"x-forwarded-for", _extended(before[b"x-forwarded-for"], address)),
@@ -184,8 +197,7 @@ def _extended(before: bytes, element: bytes) -> bytes:
     return before + b", " + element if before else element
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """The trace a request belongs to: its id, and the fields that continue it."""
 
     trace_id: str
@@ -204,8 +216,7 @@ def continue_trace(headers: Sequence[Field]) -> Trace:
     return Trace(match[1].decode(), ((b"traceparent", b"00-%b-%b-%b" % (match[1], span, match[3])), *state))
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """What is added to a request on its way to a destination."""
 
     pseudonym: bytes

@@ -6,7 +6,7 @@ as another path by anybody behind us is refused here, for every destination alik
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from relay.errors import PathInvalid
@@ -15,8 +15,7 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PLAIN = re.compile(rb"[A-Za-z0-9_\-~!$&'()*+,=:@/]*")
 
 
-@dataclass(frozen=True, slots=True)
-class UploadPath:
+class UploadPath(NamedTuple):
     """The rest of the path after the door: ``raw`` segments as sent, ``segments`` percent-decoded."""
 
     raw: tuple[bytes, ...]

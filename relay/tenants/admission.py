@@ -19,8 +19,10 @@ class Admission:
 
     def byte_limit(self, tenant: Tenant) -> int | None:
         """The largest body this tenant may send, in bytes: the smaller of its own limit and the global one."""
-        limits = [limit for limit in (self._max_bytes, tenant.limits.max_upload_bytes) if limit is not None]
-        return int(min(limits)) if limits else None
+        own, most = tenant.limits.max_upload_bytes, self._max_bytes
+        if own is None or most is None:
+            return own if most is None else int(most)
+        return min(own, int(most))
 
     def admit(self, grant: Grant, *, declared_bytes: int | None, content_type: str | None) -> None:
         """Let the upload begin, or say why not.

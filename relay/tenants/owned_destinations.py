@@ -4,6 +4,8 @@ The tenant's row is locked first by everything that makes or removes a destinati
 made at once agree on which of them is the default.
 """
 
+from uuid import UUID
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.db.cursors import Page
@@ -11,6 +13,7 @@ from relay.destinations import registry as destinations
 from relay.destinations.destination import DestinationSpec
 from relay.destinations.registry import DestinationChange, DestinationDraft, Owner, stamp
 from relay.destinations.sealing import Sealer
+from relay.errors import TenantNotFound
 from relay.ledger.audit import Actor
 from relay.tenants.registry import get_tenant, lock_tenant
 
@@ -50,6 +53,15 @@ async def get_destination(session: AsyncSession, slug: str, name: str) -> Destin
         DestinationNotFound: the tenant has none of this name.
     """
     return await destinations.get_destination(session, await _owner(session, slug), name)
+
+
+async def find_destination(session: AsyncSession, slug: str, identity: UUID) -> DestinationSpec | None:
+    """One destination by its id; ``None`` when it is gone, or its tenant."""
+    try:
+        owner = await _owner(session, slug)
+    except TenantNotFound:
+        return None
+    return await destinations.find_destination(session, owner, identity)
 
 
 async def change_destination(

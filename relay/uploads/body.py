@@ -12,7 +12,7 @@ taken in the loop: a piece is at most what one read brings, and a thread would c
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, Self
 
 from crc32c import crc32c
@@ -32,9 +32,15 @@ class Source(Protocol):
         """True when all bytes have come, taken or not."""
         ...
 
-    async def pour(self, take: Take) -> bool:
+    def pour(self, take: Take) -> Awaitable[bool]:
         """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end. Raises ClientGone."""
         ...
+
+
+def _take_none(piece: Piece) -> bool:
+    """What takes pieces while nobody pours."""
+    del piece
+    return False
 
 
 class RequestBody:
@@ -44,7 +50,9 @@ class RequestBody:
         self._source = source
         self.declared_bytes = declared_bytes
         self._limit_bytes = limit_bytes
-        self._pace = Pace(settings)
+        self._settings = settings
+        self._pace: Pace | None = None
+        self._take: Take = _take_none
         self._crc = 0
         self._digests: Digests | None = None
         self.claims: Claims | None = None
@@ -127,7 +135,7 @@ class RequestBody:
             return True
         self.is_asked = self._is_waiting = True
         try:
-            has_ended = await self._pace.watch(self._source, lambda piece: self._note(piece) and take(piece))
+            has_ended = await self._pour(take)
             if self._breach is not None:
                 raise self._breach
             if has_ended:
@@ -139,12 +147,21 @@ class RequestBody:
             self._is_waiting = False
         return self.is_whole
 
-    def _note(self, piece: Piece) -> bool:
-        """Account for a chunk; false if it is not to be given away."""
-        self._pace.note(len(piece))
+    def _pour(self, take: Take) -> Awaitable[bool]:
+        self._take = take
+        if self._source.is_at_hand:  # nothing is waited for, so no clock runs
+            return self._source.pour(self._account)
+        self._pace = self._pace or Pace(self._settings)
+        return self._pace.watch(self._source, self._account)
+
+    def _account(self, piece: Piece) -> bool:
+        """Account for a chunk and give it on; false if it is not to be given away."""
+        size = len(piece)
+        if self._pace is not None:
+            self._pace.note(size)
         if self.first_byte_us is None:
             self.first_byte_us = now_us()
-        self.received_bytes += len(piece)
+        self.received_bytes += size
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
             self._breach = UploadTooLarge()
             return False
@@ -153,7 +170,9 @@ class RequestBody:
             self._digests.update(piece)
         if self.received_bytes == self.declared_bytes:
             self._complete()
-        return self._breach is None
+            if self._breach is not None:
+                return False
+        return self._take(piece)
 
     def _end(self) -> None:
         if self.declared_bytes is not None and self.received_bytes != self.declared_bytes:
@@ -191,8 +210,6 @@ class Pace:
         Raises:
             ClientTooSlow: a clock ran out.
         """
-        if source.is_at_hand:
-            return await source.pour(take)
         self._loop = asyncio.get_running_loop()
         self._waits_since = self._loop.time()
         limit = asyncio.timeout(None)

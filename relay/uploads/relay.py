@@ -15,12 +15,11 @@ attempt stands in the register of what runs (``running``), and an operator may c
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from relay.destinations.destination import Delivery, DestinationSpec, Headers, Item, Receipt, StoredObject
 from relay.destinations.opened import OpenDestinations
@@ -58,8 +57,7 @@ FIRST_REFUSAL = 300
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """What a client asks for, as the edge has read it. ``headers`` are those that may go on."""
 
     grant: Grant
@@ -124,8 +122,7 @@ class Attempt:
         async with destination.deliver(item, body) as delivery:
             last = await self._pass_on(delivery, body, answer)
         if not self._is_cut:
-            with contextlib.suppress(TimeoutError):
-                await answer.end(last)
+            await answer.end(last)
 
     def abandon(self) -> None:
         """The client left before its whole body came: end what runs at once, even where the destination takes nothing of it."""
@@ -250,7 +247,7 @@ class Attempt:
         if receipt is not None:
             self._note_receipt(receipt)
         self._is_finished = True
-        UPLOADS_RUNNING.dec()
+        UPLOADS_RUNNING.inc(-1)
         if self._run is not None:
             self._relay.running.leave(self._run)
         await self._relay.journal.finish(self.entry)
@@ -263,7 +260,7 @@ class Attempt:
             self.entry.first_byte_us = self._body.first_byte_us
             self.entry.body_complete_us = self._body.completed_us
         RECEIVED_BYTES.inc(self.entry.bytes_in)
-        REQUESTS.labels(outcome).inc()
+        REQUESTS.inc(1, outcome)
         if self._landed:
             self.entry.objects = clean_objects(map(asdict, self._landed))
             self.entry.filenames = clean_filenames(stored.filename for stored in self._landed)
@@ -282,7 +279,7 @@ def place(grant: Grant, path: UploadPath) -> tuple[DestinationSpec, UploadPath]:
     Raises:
         RouteNotFound: no route matches and there is no default destination.
     """
-    route = _longest(route for route in grant.routes if path.starts_with(route.segments))
+    route = _longest(route for route in grant.routes if path.starts_with(route.segments)) if grant.routes else None
     name = route.destination if route is not None else grant.tenant.default_destination
     spec = grant.destinations.get(name) if name is not None else None
     if spec is None:
@@ -308,4 +305,5 @@ def make_item(order: Order, path: UploadPath) -> Item:
         headers=order.headers,
         declared_bytes=order.declared_bytes,
         content_type=order.content_type,
+        landed=[],
     )

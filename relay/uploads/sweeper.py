@@ -18,12 +18,12 @@ from typing import Final, Protocol
 
 from relay.db.engine import Database
 from relay.destinations.opened import OpenDestinations
-from relay.destinations.registry import find_destination
 from relay.destinations.s3 import S3Store
 from relay.destinations.store import StoreDestination
 from relay.destinations.upload_notes import Noted, UploadNotes, read_notes
 from relay.errors import RelayError
 from relay.ledger.folders import FolderLock
+from relay.tenants.owned_destinations import find_destination
 
 SWEEP_SECONDS: Final = 15.0
 NOTE_SECONDS: Final = 30.0

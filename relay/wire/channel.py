@@ -6,11 +6,12 @@ It knows nothing of HTTP. A connection on which something comes, or that ends, w
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import select
 import socket
 import ssl
-import struct
+import sys
 import termios
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -32,6 +33,7 @@ class Reader(Protocol):
     """Who is told what comes on a connection."""
 
     def take(self, data: memoryview) -> None: ...
+    def look(self) -> None: ...
     def end(self, failure: Exception | None) -> None: ...
 
 
@@ -90,6 +92,12 @@ class Channel(asyncio.BufferedProtocol):
         self._writable: asyncio.Future[None] | None = None
         self._below: asyncio.Transport | None = None
         self._is_lost = False
+        self._is_plain = False
+        self._file = -1
+        self._poll: select.poll | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
         self.is_open = False
         self.is_reused = False
         self.idle_since = 0.0
@@ -98,7 +106,9 @@ class Channel(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=SEND_LIMIT)
         is_plain = transport.get_extra_info("ssl_object") is None
-        self._plain: socket.socket | None = transport.get_extra_info("socket") if is_plain else None
+        plain: socket.socket | None = transport.get_extra_info("socket")
+        self._file = plain.fileno() if plain is not None else -1
+        self._is_plain = is_plain
         self.is_open = True
 
     def secure(self, below: asyncio.Transport, secured: asyncio.Transport) -> None:
@@ -136,11 +146,13 @@ class Channel(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         was_open, self.is_open = self.is_open, False
         self._is_lost = True
+        self._stop_timer()
         self.resume_writing()
         if self._reader is not None and was_open:
             has_ended = self._read_out()
             if self._reader is not None:
                 self._reader.end(None if has_ended else find_refusal(exc) or exc or ConnectionResetError("closed"))
+        self._file = -1
 
     def _read_out(self) -> bool:
         """Read what lies unread in the socket, and say whether the peer's own end was among it. Below TLS, ``Undertow`` has done so."""
@@ -151,12 +163,12 @@ class Channel(asyncio.BufferedProtocol):
     @property
     def is_quiet(self) -> bool:
         """True while nothing lies unread in the socket, not even its end: what came before a request is no answer to it."""
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is None or plain.fileno() < 0:
+        if self._file < 0:
             return False
-        poll = select.poll()
-        poll.register(plain.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._file, select.POLLIN)
+        return not self._poll.poll(0)
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,20 +180,44 @@ class Channel(asyncio.BufferedProtocol):
         """The turn has ended, and the connection may serve another one."""
         self._reader = None
         self.is_reused = True
-        self.idle_since = asyncio.get_running_loop().time()
+        self.idle_since = self._loop.time()
         self.resume_reading()
 
     def abort(self) -> None:
         """Close at once; what was not sent is dropped."""
         self._reader = None
         self.is_open = False
+        self._stop_timer()
         if not self._is_lost:  # the loop of asyncio cannot abort what has closed behind its last write
             self._transport.abort()
+
+    # ── the clock ────────────────────────────────────────────────────────────────────────────────
+
+    def look_by(self, when: float) -> None:
+        """Have the turn look at its clock at this time of the loop, or before.
+
+        A timer that was set for an earlier turn serves the next one: most turns are over long before it runs out.
+        """
+        if when < self._looks_at:
+            self._stop_timer()
+            self._looks_at = when
+            self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._stop_timer()
+        if self._reader is not None:
+            self._reader.look()
+
+    def _stop_timer(self) -> None:
+        self._looks_at = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
@@ -189,7 +225,12 @@ class Channel(asyncio.BufferedProtocol):
             writable.set_result(None)
 
     def write(self, data: Piece, before: bytes = b"") -> None:
-        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only."""
+        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only.
+
+        On a connection that is closing nothing is sent.
+        """
+        if not self.can_write:
+            return
         sent = self._send_at_once(data, before)
         if sent < len(before):
             self._transport.write(before[sent:] + data)
@@ -202,10 +243,10 @@ class Channel(asyncio.BufferedProtocol):
         Until ``connection_lost`` returns the descriptor is the connection's own, so it cannot be another's by now. An error is
         left to the loop: it meets the same one with the next write, and ends the connection.
         """
-        if self._plain is None or not self.can_write or self._transport.get_write_buffer_size():
+        if not self._is_plain or self._transport.get_write_buffer_size():
             return 0
         try:
-            return os.writev(self._plain.fileno(), (before, data)) if before else os.write(self._plain.fileno(), data)
+            return os.writev(self._file, (before, data)) if before else os.write(self._file, data)
         except OSError:
             return 0
 
@@ -228,9 +269,8 @@ class Channel(asyncio.BufferedProtocol):
     def unsent_bytes(self) -> int:
         """Bytes that the peer has not acknowledged: the transport's and the kernel's."""
         waiting = self._transport.get_write_buffer_size() + (self._below.get_write_buffer_size() if self._below is not None else 0)
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is not None and plain.fileno() >= 0:
-            waiting += struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+        if self._file >= 0:
+            waiting += int.from_bytes(fcntl.ioctl(self._file, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
         return waiting
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,8 @@ A pool for each account (a tenant's destination), address and set of TLS terms: 
 tenants, nor taken by a destination whose terms have changed, and there is no common limit that one tenant could exhaust.
 An idle connection closes itself when the peer does, or after a while.
 
-A request names its place, made once for many, in ``extensions["place"]``. It is sent again only when that cannot do it twice:
+A request goes to a place, made once for many; one of httpx's names it in ``extensions["place"]``. It is sent again only when
+that cannot do it twice:
 
 (a) a connection that was closed before the first write is passed over; nothing was sent on it;
 (b) on a reused connection that ended without a byte of answer, before any of a body that is not empty was asked for.
@@ -24,7 +25,7 @@ from relay.wire.channel import Channel
 from relay.wire.dialling import Dialler, Permit
 from relay.wire.names import Names
 from relay.wire.tls import PUBLIC, Contexts, TlsTerms
-from relay.wire.turn import Turn
+from relay.wire.turn import Outgoing, Turn
 
 IDLE_SECONDS: Final = 30.0
 IDLE_MOST: Final = 100
@@ -57,23 +58,24 @@ class Place:
         return cls(account, url.scheme, host, url.port or PORTS[url.scheme], terms if url.scheme == "https" else None)
 
 
-class _Answer(httpx.AsyncByteStream):
-    """An answer's body. Closing it ends the turn, and gives the connection back if it is still good."""
+class Answer(httpx.AsyncByteStream):
+    """An answer whose head has come. Closing it ends its turn, and gives the connection back if it is still good."""
 
     def __init__(self, turn: Turn, channel: Channel, place: Place, transport: "Transport") -> None:
-        self._turn = turn
+        self.turn = turn
         self._channel = channel
         self._place = place
         self._transport = transport
         self._is_open = True
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._turn.pieces()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self.turn.next_piece()) is not None:
+            yield piece
 
     async def aclose(self) -> None:
         if self._is_open:
             self._is_open = False
-            if await self._turn.close():
+            if await self.turn.close():
                 self._transport.keep(self._place, self._channel)
 
 
@@ -86,18 +88,20 @@ class Transport(httpx.AsyncBaseTransport):
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and give its answer as soon as the head is there; ``extensions["turn"]`` tells of the body.
+        """Send any request of httpx. Raises what ``exchange`` raises."""
+        answer = await self.exchange(request.extensions["place"], Outgoing.of(request))
+        return httpx.Response(answer.turn.status, headers=answer.turn.headers, stream=answer)
 
-        Who gives the request's fields in ``extensions["fields"]`` finds the answer's in ``turn.headers``, both as they are on the wire.
+    async def exchange(self, place: Place, request: Outgoing) -> Answer:
+        """Send a request and give its answer as soon as the head is there.
 
         Raises:
             DependencyFault: no connection could be made; nothing was sent.
             httpx.TransportError: the connection broke or stood still later.
             RelayError: the request's body broke.
         """
-        place: Place = request.extensions["place"]
         while True:
-            channel = self._reuse(place) or await self._connect(place, request)
+            channel = self._reuse(place) or await self._connect(place, request.connect_seconds)
             turn = Turn(channel, request)
             try:
                 await turn.run()
@@ -109,9 +113,7 @@ class Transport(httpx.AsyncBaseTransport):
             except BaseException:
                 await turn.close()
                 raise
-            answer = _Answer(turn, channel, place, self)
-            headers = None if "fields" in request.extensions else turn.headers
-            return httpx.Response(turn.status, headers=headers, stream=answer, extensions={"turn": turn})
+            return Answer(turn, channel, place, self)
 
     def _reuse(self, place: Place) -> Channel | None:
         idle = self._idle.get(place, [])
@@ -123,8 +125,7 @@ class Transport(httpx.AsyncBaseTransport):
             channel.abort()
         return None
 
-    async def _connect(self, place: Place, request: httpx.Request) -> Channel:
-        timeout = request.extensions.get("timeout", {}).get("connect")
+    async def _connect(self, place: Place, timeout: float | None) -> Channel:
         return await self._dialler.dial(place.host, place.port, owner=place.account.tenant, terms=place.terms, timeout=timeout)
 
     def keep(self, place: Place, channel: Channel) -> None:
@@ -160,8 +161,13 @@ class Client(httpx.AsyncClient):
     """The one client of a process. What it sends goes to the transport as it is, and the answer comes back as it is.
 
     ``httpx.AsyncClient.send`` asks cookies, authentication and redirects for every request. None of them exists here, and
-    to find that out costs as much as the rest of a small upload.
+    to find that out costs as much as the rest of a small upload. An upload, whose fields pass as they are on the wire, is
+    not made a request of httpx at all (``exchange``).
     """
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport=transport, follow_redirects=False, trust_env=False, timeout=None)
+        self.exchange = transport.exchange
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send a request; ``stream=True`` is the only way.
@@ -176,6 +182,6 @@ class Client(httpx.AsyncClient):
         return response
 
 
-def make_client(transport: Transport) -> httpx.AsyncClient:
+def make_client(transport: Transport) -> Client:
     """The one client of a process: no cookies, no redirects, nothing from the environment."""
-    return Client(transport=transport, follow_redirects=False, trust_env=False, timeout=None)
+    return Client(transport)

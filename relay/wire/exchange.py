@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field, Framing, connection_tokens
+from relay.wire.news import News
 from relay.wire.pieces import Piece, Take
 
 EXTENSION: Final = "relay.exchange"
@@ -76,11 +77,12 @@ class Exchange:
         self._take: Take | None = None
         self._is_full = False
         self.unread_bytes = 0
+        self.received_bytes = 0
         self.is_whole = False
         self._is_end_told = False
         self.fault: RelayError | None = None
         """Why the body broke, where the client can be told."""
-        self._news = asyncio.Event()
+        self._news = News()
         self.awaits_continue = framing.expects_continue
         self.keep_alive = keep_alive and not self._is_old
         self.is_started = False
@@ -93,30 +95,31 @@ class Exchange:
 
     def feed(self, piece: Piece) -> None:
         """Bytes of the body have come."""
+        self.received_bytes += len(piece)
         if self._take is None:
             self._pieces.append(bytes(piece))
             self.unread_bytes += max(len(piece), PIECE_COST)
-            self._news.set()
+            self._news.tell()
         elif not self._take(piece):
             self._take = None
             self._is_full = True
-            self._news.set()
+            self._news.tell()
 
     def end(self) -> None:
         """The whole body has come."""
         self.is_whole = True
-        self._news.set()
+        self._news.tell()
 
     def fail(self, fault: RelayError) -> None:
         """The body will never be whole, and the client can be told why."""
         self.fault = fault
         self.keep_alive = False
-        self._news.set()
+        self._news.tell()
 
     def leave(self) -> None:
         """The connection is lost."""
         self.has_left = True
-        self._news.set()
+        self._news.tell()
         if not self.is_whole and self.on_departure is not None:
             self.on_departure()
 
@@ -164,11 +167,10 @@ class Exchange:
                 return Poured.ENDED
             if self._carrier.is_gone or self.is_complete or self.fault is not None:
                 return Poured.BROKEN
-            self._news.clear()
             self._take = take
             self._carrier.read_on()
             try:
-                await self._news.wait()
+                await self._news.come()
                 if self._take is None:
                     return Poured.FULL
             finally:
@@ -182,9 +184,8 @@ class Exchange:
                 return self._hand_over()
             if self._carrier.is_gone or self.is_complete or self.fault is not None:
                 return {"type": "http.disconnect", "fault": self.fault}
-            self._news.clear()
             self._carrier.read_on()
-            await self._news.wait()
+            await self._news.come()
 
     def _continue(self) -> None:
         """Tell a client that waits for it to send its body."""
@@ -267,7 +268,7 @@ class Exchange:
         self._write(before, body, after)
         if is_last:
             self.is_complete = True
-            self._news.set()
+            self._news.tell()
             self._carrier.complete(keep=self.keep_alive)
 
     def _write(self, before: bytes, body: bytes, after: bytes) -> None:

@@ -2,8 +2,12 @@
 
 Theory of operation
 -------------------
-A connection comes in plain. ``Handshake`` makes TLS on it, with a limit, and hands it over to what the server would have
-made of it without TLS, which neither knows nor cares. So one server, with TLS or without, is the same code.
+A connection comes in plain. ``Handshake`` has the loop begin anew on its socket, with TLS and a limit, and with what the
+server would have made of the connection without TLS, which neither knows nor cares. So one server, with TLS or without, is
+the same code. It happens before the loop reads for the first time: nothing of the client's can come too early, on any loop.
+
+Nor do those who never finish one keep out those who do: beyond ``HANDSHAKES_MOST`` at once the oldest is dropped, if it has
+had ``LEAST_SECONDS``. Where even that one is younger, the new one is: what so many are at work on is worth more than it.
 
 The certificate's files are looked at again every few seconds. Once both have rested for one look, what is in them is judged
 as at the start, and taken if it is good: by the handshakes from then on, while connections that are open go on as they are.
@@ -15,9 +19,9 @@ A handshake that fails leaves nothing but a count, and a line of the level debug
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,10 +36,10 @@ from relay.wire.tls import make_server_context
 LOOK_SECONDS: Final = 2
 SHUTDOWN_SECONDS: Final = 10.0
 LARGEST_FILE: Final = 1 << 20
+HANDSHAKES_MOST: Final = 1_000
+"""At once, in a process."""
 
-_received = bytearray(64 * 1024)
-_view = memoryview(_received)
-"""Where what comes too early is received, for all connections: it is taken out at once."""
+LEAST_SECONDS: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -143,83 +147,88 @@ def _read_file(variable: str, path: Path) -> bytes:
     return data
 
 
-class Handshake(asyncio.BufferedProtocol):
-    """A connection on which TLS is due. ``make`` makes what takes it over."""
+class Handshakes:
+    """All that run in a process. The server calls it for each connection; ``make`` makes what takes it over."""
 
-    def __init__(self, front: FrontCertificate, seconds: float, make: Callable[..., Any], **given: Any) -> None:
+    def __init__(self, front: FrontCertificate, seconds: float, make: Callable[..., Any]) -> None:
+        self.front = front
+        self.seconds = seconds
+        self.make = make
+        self._running: dict[Handshake, float] = {}
+        """When each began; the oldest stands first."""
+
+    def __call__(self, **given: Any) -> "Handshake":
         """Take what the server gives to each of its connections."""
-        self._front = front
-        self._seconds = seconds
-        self._make = functools.partial(make, **given)
+        return Handshake(self, given)
+
+    def admit(self, new: "Handshake", now: float) -> bool:
+        """Whether one may begin; where there are too many, one of them is dropped."""
+        if len(self._running) >= HANDSHAKES_MOST:
+            TLS_HANDSHAKES.labels("dropped").inc()
+            oldest, began = next(iter(self._running.items()))
+            if now - began < LEAST_SECONDS:
+                return False
+            self.leave(oldest)
+            oldest.shutdown()
+        self._running[new] = now
+        return True
+
+    def leave(self, one: "Handshake") -> None:
+        """It has ended, or will."""
+        self._running.pop(one, None)
+
+
+class Handshake(asyncio.Protocol):
+    """A connection on which TLS is due."""
+
+    def __init__(self, shared: Handshakes, given: dict[str, Any]) -> None:
+        self._shared = shared
+        self._given = given
         self._connections: set[Any] = given["server_state"].connections
         self._loop: asyncio.AbstractEventLoop = given.get("_loop") or asyncio.get_running_loop()
-        self._transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
         self._task: asyncio.Task[None] | None = None
-        self._early = bytearray()
-        self._is_gone = False
-
-    # ── what the loop tells ──────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._connections.add(self)
-        self._task = self._loop.create_task(self._run(), name="handshake")
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint
-        return _view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Keep what comes with the handshake's last bytes: a read or two, until the task that waits for it runs."""
-        self._early += _view[:nbytes]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._is_gone = True
-
-    # ── what the server tells, as it does a connection ───────────────────────────────────────────
+        """Begin anew on the connection's socket: the loop lets go of its own hold on it, of which the client sees nothing."""
+        if self._shared.admit(self, self._loop.time()):
+            try:
+                plain = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            except OSError:  # no descriptor is left
+                self._end("failed")
+            else:
+                self._connections.add(self)
+                self._task = self._loop.create_task(self._run(plain), name="handshake")
+        cast("asyncio.Transport", transport).abort()
 
     def tick(self, now: float) -> None:
         """Nothing: the handshake has a timer of its own."""
 
     def shutdown(self) -> None:
-        """Give up: no request has come."""
-        self._transport.abort()
+        """Give up, as the server tells a connection when it stops: no request has come."""
+        if self._task is not None:
+            self._task.cancel()
 
-    # ── the handshake ────────────────────────────────────────────────────────────────────────────
-
-    async def _run(self) -> None:
+    async def _run(self, plain: socket.socket) -> None:
         try:
-            secured = await self._loop.start_tls(
-                self._transport,
-                self,
-                self._front.context,
-                server_side=True,
-                ssl_handshake_timeout=self._seconds,
+            secured, _ = await self._loop.connect_accepted_socket(
+                lambda: self._shared.make(**self._given),
+                plain,
+                ssl=self._shared.front.context,
+                ssl_handshake_timeout=self._shared.seconds,
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
         except OSError as error:  # of which ssl.SSLError is one
-            self._transport.abort()
-            is_slow = isinstance(error, ConnectionAbortedError)  # what the loop's limit raises
-            TLS_HANDSHAKES.labels("too_slow" if is_slow else "failed").inc()
             logger.debug("a TLS handshake failed: %s", type(error).__name__)
-            return
-        finally:
-            self._connections.discard(self)
-        if secured is None or self._is_gone or secured.is_closing():
-            TLS_HANDSHAKES.labels("failed").inc()
+            is_slow = isinstance(error, ConnectionAbortedError)  # what the loop's limit raises
+            self._end("too_slow" if is_slow else "failed")
+        except asyncio.CancelledError:
+            self._end(None)
+            raise
         else:
-            TLS_HANDSHAKES.labels("completed").inc()
-            self._hand_over(secured)
+            self._end("failed" if secured.is_closing() else "completed")
 
-    def _hand_over(self, secured: asyncio.Transport) -> None:
-        connection = self._make()
-        secured.set_protocol(connection)
-        connection.connection_made(secured)
-        early, at = self._early, 0
-        while at < len(early) and not secured.is_closing():
-            room: memoryview = connection.get_buffer(len(early) - at)
-            piece = early[at : at + len(room)]
-            room[: len(piece)] = piece
-            connection.buffer_updated(len(piece))
-            at += len(piece)
+    def _end(self, result: str | None) -> None:
+        self._shared.leave(self)
+        self._connections.discard(self)
+        if result is not None:
+            TLS_HANDSHAKES.labels(result).inc()

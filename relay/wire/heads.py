@@ -1,8 +1,7 @@
 """The head of a request, read by ``httptools`` (llhttp in its strict mode), and what it leaves to us."""
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
@@ -19,8 +18,7 @@ _FIRST_LINE: Final = re.compile(rb"[A-Z][A-Z-]* [!-\"$-~]+ HTTP/1\.[01]\r\n")
 _ABSOLUTE: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """One head. ``headers`` are lower-case byte pairs; ``raw_path`` is as sent, without the query."""
 
     method: str

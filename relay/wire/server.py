@@ -120,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
     ) -> None:
         self._shared = surroundings
         self._intake = surroundings.intake
-        self._app = config.loaded_app
+        self._app: Any = config.loaded_app
         self._root_path = config.root_path
         self._idle_seconds = config.timeout_keep_alive
         self._server = server_state
@@ -209,15 +209,15 @@ class Connection(asyncio.BufferedProtocol):
         elif self._state is State.HEAD:
             self._close()
         else:
-            self._transport.close()
+            self._end()
 
     # ── what has come ────────────────────────────────────────────────────────────────────────────
 
     def _take(self, buffer: bytearray, at: int, end: int) -> None:
         try:
             while at < end:
-                if self._state is State.BODY:
-                    at = self._take_body(buffer, at, end)
+                if self._state is State.BODY and self._exchange is not None:
+                    at = self._take_body(self._exchange, buffer, at, end)
                 elif self._state is State.HEAD:
                     at = self._take_head(buffer, at, end)
                 else:
@@ -249,8 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         self._begin(parse_head(bytes(head[: found.end()])))
         return at + found.end() - before
 
-    def _take_body(self, buffer: bytearray, at: int, end: int) -> int:
-        exchange = cast("Exchange", self._exchange)
+    def _take_body(self, exchange: Exchange, buffer: bytearray, at: int, end: int) -> int:
         if self._chunks is None:
             stop = min(end, at + self._rest_bytes)
             exchange.feed(memoryview(buffer)[at:stop])
@@ -263,7 +262,9 @@ class Connection(asyncio.BufferedProtocol):
                 exchange.feed(pieces[0] if len(pieces) == 1 else join(pieces))
             has_ended = self._chunks.has_ended
         if has_ended:
-            self._end_body()
+            self._intake.leave()
+            self._state = State.WHOLE
+            exchange.end()
         elif not exchange.wants_more:
             self._stop_reading()
         return stop
@@ -286,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange = Exchange(self, head.method, head.http_version, framing, keep_alive=head.keep_alive)
         self._exchange = exchange
         self._deadline = None
-        self._frame(framing)
+        self._frame(exchange, framing)
         scope = {
             **self._scope_of_connection,
             "http_version": head.http_version,
@@ -302,8 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
-    def _frame(self, framing: Framing) -> None:
-        exchange = cast("Exchange", self._exchange)
+    def _frame(self, exchange: Exchange, framing: Framing) -> None:
         self._chunks = None
         self._rest_bytes = framing.length or 0
         if framing.length == 0:
@@ -317,11 +317,6 @@ class Connection(asyncio.BufferedProtocol):
         self._state = State.BODY
         self._intake.enter()
 
-    def _end_body(self) -> None:
-        self._intake.leave()
-        self._state = State.WHOLE
-        cast("Exchange", self._exchange).end()
-
     def _leave_body(self) -> None:
         if self._state is State.BODY:
             self._intake.leave()
@@ -329,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
     async def _run(self, exchange: Exchange, scope: dict[str, Any]) -> None:
         """Let the app answer; an answer that it does not finish is cut."""
         try:
-            await self._app(cast("Any", scope), cast("Any", exchange.receive), cast("Any", exchange.send))
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             logger.exception("the app failed")
         finally:
@@ -379,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
         self._set_deadline(LINGER_SECONDS)
         can_send_end = self._transport.can_write_eof()  # not over TLS
         if self._has_eof or (is_whole and not can_send_end):
-            self._transport.close()  # when everything is sent
+            self._end()
             return
         if can_send_end:
             self._transport.write_eof()
@@ -403,7 +398,12 @@ class Connection(asyncio.BufferedProtocol):
         """Close when everything is sent, but not later than the clock allows."""
         self._state = State.CLOSED
         self._set_deadline(CLOSE_SECONDS)
-        self._transport.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Close when everything is sent. What is closed twice over TLS, asyncio can no longer abort."""
+        if not self._transport.is_closing():
+            self._transport.close()
 
     def _reset(self) -> None:
         """Close so that the client cannot take it for the end of an answer."""

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 ``run`` starts the *pump*, a task that writes the head and then the body as the client gives it, and returns when the head
-of a final answer has come, which may be before the body's end. From then on the answer is read by ``pieces``, while the
+of a final answer has come, which may be before the body's end. From then on the answer is read by ``next_piece``, while the
 pump goes on.
 
     final status of 300 or more, body unfinished     the pump stops; the connection is of no further use
@@ -12,7 +12,7 @@ pump goes on.
     the connection breaks                            what has come already is read out first: it may be the answer
     nothing moves                                    see the clock
 
-The clock is one timer, looked at when it could have run out, not set anew at every step. It runs while the peer is what
+The clock is looked at when it could have run out, not set anew at every step, by a timer of the channel. It runs while the peer is what
 is waited for: to take what was written (any byte that it acknowledges counts as progress), or, once the body is written,
 to answer. It does not run while the client is what is waited for.
 
@@ -23,8 +23,8 @@ Everything that is kept is bounded: the answer's head by ``HEAD_LIMIT``, its unr
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import Awaitable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import httptools
 import httpx
@@ -32,6 +32,7 @@ import httpx
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field
 from relay.wire.channel import Channel
+from relay.wire.news import News
 from relay.wire.pieces import Piece, Take
 
 HEAD_LIMIT: Final = 64 * 1024
@@ -46,21 +47,34 @@ _SWITCHING: Final = 101
 _FIRST_REFUSAL: Final = 300
 
 
-class OutgoingBody(httpx.AsyncByteStream):
+class OutgoingBody(Protocol):
     """A request's body that gives its pieces away as they come, and can tell whether that would wait."""
 
     @property
     def is_at_hand(self) -> bool:
         """True when all of it has come: taking it waits for nothing."""
-        return False
+        ...
+
+    def pour(self, take: Take) -> Awaitable[bool]:
+        """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end."""
+        ...
+
+
+class NoBody:
+    """The body of a request that has none."""
+
+    is_at_hand = True
 
     async def pour(self, take: Take) -> bool:
-        """Give each piece to ``take`` as it comes, until it says that it takes no more; true at the end."""
-        raise NotImplementedError
+        """Give nothing."""
+        del take
+        return True
 
 
-class _Iterated(OutgoingBody):
-    """Any other body of httpx."""
+class _Iterated:
+    """A body of httpx."""
+
+    is_at_hand = False
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
         self._chunks = aiter(stream)
@@ -72,21 +86,39 @@ class _Iterated(OutgoingBody):
         return True
 
 
+class Outgoing(NamedTuple):
+    """A request as it is written, and how long the peer may be waited for: to be connected, and between two steps (seconds)."""
+
+    method: str
+    target: bytes
+    fields: Sequence[Field]
+    body: OutgoingBody
+    connect_seconds: float | None = None
+    idle_seconds: float | None = None
+
+    @classmethod
+    def of(cls, request: httpx.Request) -> "Outgoing":
+        """Read any request of httpx."""
+        timeouts = request.extensions.get("timeout", {})
+        assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
+        body = _Iterated(request.stream)
+        return cls(request.method, request.url.raw_path, request.headers.raw, body, timeouts.get("connect"), timeouts.get("read"))
+
+
 class Turn:
     """One request and its answer."""
 
-    def __init__(self, channel: Channel, request: httpx.Request) -> None:
+    def __init__(self, channel: Channel, request: Outgoing) -> None:
         self._channel = channel
         self._request = request
         self._is_head_asked = request.method == "HEAD"
-        self._idle_seconds: float | None = request.extensions.get("timeout", {}).get("read")
+        self._idle_seconds = request.idle_seconds
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._headed: asyncio.Future[None] = self._loop.create_future()
-        self._news = asyncio.Event()
+        self._news = News()
         self._unwritten = b""
         self._pump_task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
         self._head_bytes = 0
         self._interim = 0
@@ -100,10 +132,10 @@ class Turn:
         self._is_old = False
         self._stalled_since = 0.0
         self._unsent_bytes = 0
-        self._fields = fields_of(request)
-        self.declared_bytes, self._is_chunked = _framing_of(self._fields)
-        self._rest_bytes = self.declared_bytes
+        self.declared_bytes, self._is_chunked = _framing_of(request.fields)
         self._between = b""
+        self.body_bytes = 0
+        """Bytes of the body that were handed over."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.is_body_asked = False
@@ -132,7 +164,8 @@ class Turn:
         """
         self._channel.begin(self)
         self._stalled_since = self._loop.time()
-        self._set_timer(self._idle_seconds)
+        if self._idle_seconds is not None:
+            self._channel.look_by(self._stalled_since + self._idle_seconds)
         if self._is_small_and_at_hand:
             await self._pump()  # waits for nothing, so it needs no task of its own
         else:
@@ -141,8 +174,8 @@ class Turn:
 
     @property
     def _is_small_and_at_hand(self) -> bool:
-        body, length = self._request.stream, self.declared_bytes
-        return length is not None and length <= JOIN_LIMIT and isinstance(body, OutgoingBody) and body.is_at_hand
+        length = self.declared_bytes
+        return length is not None and length <= JOIN_LIMIT and self._request.body.is_at_hand
 
     async def _pump(self) -> None:
         try:
@@ -166,83 +199,72 @@ class Turn:
     def _write(self, data: Piece) -> None:
         """Write a piece behind what was not written yet."""
         before, self._unwritten = self._unwritten, b""
-        if self._channel.can_write and (before or data):
+        if before or data:
             self._channel.write(data, before)
 
     def _head(self) -> bytes:
-        target: bytes = self._request.extensions.get("target") or self._request.url.raw_path
-        lines = [self._request.method.encode("ascii") + b" " + target + b" HTTP/1.1", *map(b": ".join, self._fields)]
+        request = self._request
+        lines = [request.method.encode("ascii") + b" " + request.target + b" HTTP/1.1", *map(b": ".join, request.fields)]
         head = b"\r\n".join([*lines, b"", b""])
         if head.count(b"\r\n") != len(lines) + 1 or head.count(b"\n") != len(lines) + 1 or b"\0" in head:
             raise httpx.LocalProtocolError("a header field holds a line break")
         return head
 
     async def _send_body(self) -> None:
-        stream = self._request.stream
-        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the client is an asynchronous one
-        body = stream if isinstance(stream, OutgoingBody) else _Iterated(stream)
+        body = self._request.body
         has_ended = self.declared_bytes == 0
         while not has_ended and self._channel.can_write:
-            has_ended = await self._pour(body)
-            await self._drain()
-        if self._rest_bytes and has_ended:
+            self.is_body_asked = self._is_asking_client = True
+            try:
+                has_ended = await body.pour(self._send_piece)
+            finally:
+                self._is_asking_client = False
+            if self.declared_bytes is not None and self.body_bytes > self.declared_bytes:
+                raise httpx.LocalProtocolError("more than the declared length")
+            if self._channel.is_full:
+                self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
+                await self._channel.drained()
+        if has_ended and self.declared_bytes is not None and self.body_bytes < self.declared_bytes:
             raise httpx.LocalProtocolError("less than the declared length")
         self._write(self._between + b"0\r\n\r\n" if self._is_chunked else b"")
         if has_ended and self._channel.can_write:  # else something of it was dropped, and was not sent whatever was answered
             self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
             self.is_sent = True
-            self._news.set()
-
-    async def _drain(self) -> None:
-        """Wait until the destination has taken enough of what was written, or is gone."""
-        if self._channel.is_full:
-            self._unsent_bytes, self._stalled_since = self._channel.unsent_bytes, self._loop.time()
-            await self._channel.drained()
-
-    async def _pour(self, body: OutgoingBody) -> bool:
-        self.is_body_asked = self._is_asking_client = True
-        try:
-            has_ended = await body.pour(self._send_piece)
-        finally:
-            self._is_asking_client = False
-        if self._rest_bytes is not None and self._rest_bytes < 0:
-            raise httpx.LocalProtocolError("more than the declared length")
-        return has_ended
+            self._news.tell()
 
     def _send_piece(self, piece: Piece) -> bool:
         """Write a piece of the body; false when the destination must be waited for, or is gone."""
         if not piece:  # in chunks it would be the end
             return True
-        if self._rest_bytes is not None:
-            self._rest_bytes -= len(piece)
-            if self._rest_bytes < 0:
+        size = len(piece)
+        self.body_bytes += size
+        if self.declared_bytes is not None:
+            if self.body_bytes > self.declared_bytes:
                 return False
         elif self._is_chunked:
-            self._unwritten += self._between + b"%x\r\n" % len(piece)
+            self._unwritten += self._between + b"%x\r\n" % size
             self._between = b"\r\n"
         self._write(piece)
         return self._channel.can_write and not self._channel.is_full
 
     # ── the answer ───────────────────────────────────────────────────────────────────────────────
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the answer's body as it comes.
+    async def next_piece(self) -> bytes | None:
+        """Take what has come of the answer's body, waiting for it; ``None`` at its end.
 
         Raises:
             httpx.TransportError: it broke, or stood still.
             RelayError: the request's body broke meanwhile.
         """
-        while True:
-            if self._pieces:
-                piece = b"".join(self._pieces)
-                self._pieces.clear()
-                self._unread_bytes = 0
-                self._read_on()
-                yield piece
-            elif self.is_answered:
-                return
-            else:
-                await self._wait()
+        while not self._pieces:
+            if self.is_answered:
+                return None
+            await self._wait()
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._unread_bytes = 0
+        self._read_on()
+        return piece
 
     async def sent(self) -> bool:
         """Wait until the whole body is written, or never will be."""
@@ -255,11 +277,10 @@ class Turn:
     async def _wait(self) -> None:
         if self._failure is not None:
             raise self._failure
-        self._news.clear()
         self._is_reading = True
         self._stalled_since = self._loop.time()
         try:
-            await self._news.wait()
+            await self._news.come()
         finally:
             self._is_reading = False
 
@@ -301,7 +322,7 @@ class Turn:
             self._complete()
         elif not self.is_answered:
             self._fail(failure if isinstance(failure, RelayError) else httpx.ReadError("the connection broke"))
-        self._news.set()
+        self._news.tell()
 
     def on_message_begin(self) -> None:
         """For the parser. The first byte of another answer, in the same read as the end of this one, is one too many."""
@@ -351,7 +372,7 @@ class Turn:
         if not self.is_answered:
             self._pieces.append(data)
             self._unread_bytes += max(len(data), PIECE_COST)
-            self._news.set()
+            self._news.tell()
 
     def on_message_complete(self) -> None:
         """For the parser."""
@@ -361,7 +382,7 @@ class Turn:
     def _complete(self) -> None:
         self.is_answered = True
         self.is_spoiled = self.is_spoiled or self._is_old or not self._parser.should_keep_alive()
-        self._news.set()
+        self._news.tell()
 
     # ── how it ends ──────────────────────────────────────────────────────────────────────────────
 
@@ -373,7 +394,7 @@ class Turn:
         self._stop_pump()
         if not self._headed.done():
             self._headed.set_exception(self._failure)
-        self._news.set()
+        self._news.tell()
 
     def _stop_pump(self) -> None:
         self._is_stopped = True
@@ -382,8 +403,6 @@ class Turn:
 
     async def close(self) -> bool:
         """End both directions; true when the connection may serve another turn."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._headed.done() and not self._headed.cancelled():
             self._headed.exception()
         is_clean = self.is_sent and self.is_answered and not self.is_spoiled and self._failure is None and self._channel.is_open
@@ -400,13 +419,10 @@ class Turn:
 
     # ── the clock ────────────────────────────────────────────────────────────────────────────────
 
-    def _set_timer(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self._timer = self._loop.call_later(seconds, self._look)
-
-    def _look(self) -> None:
+    def look(self) -> None:
         """See whether the peer has let us wait for too long."""
-        assert self._idle_seconds is not None  # noqa: S101 - the timer runs only with it
+        if self._idle_seconds is None:  # the timer was an earlier turn's
+            return
         now = self._loop.time()
         # Who cannot get rid of its answer may well take nothing: then the client is what is waited for.
         is_writing = not self.is_sent and not self._is_asking_client and not self._is_paused
@@ -415,22 +431,13 @@ class Turn:
             self._stalled_since = now
         elif (unsent := self._channel.unsent_bytes) < self._unsent_bytes:
             self._unsent_bytes, self._stalled_since = unsent, now
-        left = self._stalled_since + self._idle_seconds - now
-        if left > 0:
-            self._set_timer(left)
+        runs_out = self._stalled_since + self._idle_seconds
+        if runs_out > now:
+            self._channel.look_by(runs_out)
         elif is_writing:
             self._fail(httpx.WriteTimeout("the destination takes nothing"))
         else:
             self._fail(httpx.ReadTimeout("no answer in time"))
-
-
-def fields_of(request: httpx.Request) -> Sequence[Field]:
-    """The header fields of a request, as they are written: ``extensions["fields"]``, or those of any request of httpx.
-
-    ``httpx.Headers`` would decode, encode and compare them again, which costs as much as to send a small body.
-    """
-    fields: Sequence[Field] | None = request.extensions.get("fields")
-    return request.headers.raw if fields is None else fields
 
 
 def _framing_of(fields: Sequence[Field]) -> tuple[int | None, bool]:

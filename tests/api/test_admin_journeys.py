@@ -130,7 +130,7 @@ def effort_of(**bounds: Any) -> settings:
 
 def test_journeys_along_the_links_end_as_the_document_says(database_url: str) -> None:
     journeys = Journeys(database_url)
-    journeys.run(effort_of(max_examples=4, stateful_step_count=30, derandomize=True))
+    journeys.run(effort_of(max_examples=3, stateful_step_count=30, derandomize=True))
     told = (journeys.followed, journeys.statuses)
     assert journeys.followed.total() >= 6, told
     assert len(+journeys.followed) >= 3, told

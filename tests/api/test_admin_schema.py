@@ -5,7 +5,8 @@ always the same; the ``full`` one is long and random.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +29,7 @@ from relay.api.openapi import ADMIN_PREFIX, describe
 from relay.db.engine import Database
 from relay.settings import DatabaseSettings
 from tests.support.admin_app import TOKEN, Parts, make_admin_app
+from tests.support.postgres import TemplateServer
 
 CHECKS = [
     not_a_server_error,
@@ -36,8 +38,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-ROUTE_ID = "01920000-0000-7000-8000-000000000000"
-EXISTING = {"slug": "acme", "name": "main", "route_id": ROUTE_ID}
 
 
 def operations() -> list[Any]:
@@ -51,20 +51,51 @@ def operations() -> list[Any]:
 OPERATIONS = [pytest.param(operation, id=operation.definition.raw["operationId"]) for operation in operations()]
 
 
-@asynccontextmanager
-async def open_acme(database_url: str) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
-    """A client of a database in which one object of each noun exists, and what they are called."""
-    database = Database(database_url, DatabaseSettings())
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    transport = httpx.ASGITransport(make_admin_app(Parts(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://relay.test/admin/v1", headers=headers) as client:
-        await client.post("/tenants", json={"slug": "acme"})
+class Explorer:
+    """A client of one database for all operations, each with a tenant of its own in which one object of each noun exists."""
+
+    def __init__(self, runner: asyncio.Runner, client: httpx.AsyncClient) -> None:
+        self._runner = runner
+        self._client = client
+        self._numbers = itertools.count(1)
+
+    def make_tenant(self) -> dict[str, str]:
+        """Make a tenant; gives what its objects are called."""
+        return self._runner.run(self._make_tenant(next(self._numbers)))
+
+    async def _make_tenant(self, number: int) -> dict[str, str]:
+        slug, route_id = f"acme-{number}", f"01920000-0000-7000-8000-{number:012x}"
         destination = {"name": "main", "kind": "http", "config": {"base_url": "https://files.example.com"}}
-        await client.post("/tenants/acme/destinations", json=destination)
-        await client.put(f"/tenants/acme/routes/{ROUTE_ID}", json={"prefix": "photos", "destination": "main"})
-        key = (await client.post("/tenants/acme/keys")).json()
-        yield client, {**EXISTING, "key_id": key["id"]}
-    await database.close()
+        (await self._client.post("/tenants", json={"slug": slug})).raise_for_status()
+        (await self._client.post(f"/tenants/{slug}/destinations", json=destination)).raise_for_status()
+        route = {"prefix": "photos", "destination": "main"}
+        (await self._client.put(f"/tenants/{slug}/routes/{route_id}", json=route)).raise_for_status()
+        key = (await self._client.post(f"/tenants/{slug}/keys")).json()
+        return {"slug": slug, "name": "main", "route_id": route_id, "key_id": key["id"]}
+
+    def ask(self, case: Any) -> httpx.Response:
+        """Send a case."""
+        return self._runner.run(self._client.send(as_httpx(case)))
+
+
+@asynccontextmanager
+async def open_client(postgres_server: TemplateServer) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with postgres_server.database() as url:
+        database = Database(url, DatabaseSettings())
+        transport = httpx.ASGITransport(make_admin_app(Parts(database)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://relay.test/admin/v1", headers=headers) as client:
+            yield client
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+def explorer(postgres_server: TemplateServer) -> Iterator[Explorer]:
+    """One for all: a database and an application cost more than the few requests of an operation."""
+    with asyncio.Runner() as runner:
+        opened = open_client(postgres_server)
+        yield Explorer(runner, runner.run(opened.__aenter__()))
+        runner.run(opened.__aexit__(None, None, None))
 
 
 def as_httpx(case: Any) -> httpx.Request:
@@ -73,20 +104,15 @@ def as_httpx(case: Any) -> httpx.Request:
     return httpx.Request(prepared.method or "", prepared.url or "", headers=headers, content=prepared.body)  # type: ignore[arg-type]
 
 
-def explore(operation: Any, database_url: str, effort: settings) -> None:
-    with asyncio.Runner() as runner:
-        opened = open_acme(database_url)
-        client, existing = runner.run(opened.__aenter__())
+def explore(operation: Any, explorer: Explorer, effort: settings) -> None:
+    existing = explorer.make_tenant()
 
-        @effort
-        @given(case=cases(operation, existing))
-        def ask(case: Any) -> None:
-            case.validate_response(runner.run(client.send(as_httpx(case))), checks=CHECKS)
+    @effort
+    @given(case=cases(operation, existing))
+    def ask(case: Any) -> None:
+        case.validate_response(explorer.ask(case), checks=CHECKS)
 
-        try:
-            ask()
-        finally:
-            runner.run(opened.__aexit__(None, None, None))
+    ask()
 
 
 @st.composite
@@ -104,12 +130,12 @@ def effort_of(**bounds: Any) -> settings:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_no_request_fails_or_is_answered_beyond_the_document(operation: Any, database_url: str) -> None:
-    explore(operation, database_url, effort_of(max_examples=8, derandomize=True))
+def test_no_request_fails_or_is_answered_beyond_the_document(operation: Any, explorer: Explorer) -> None:
+    explore(operation, explorer, effort_of(max_examples=8, derandomize=True))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_no_request_of_many_fails_or_is_answered_beyond_the_document(operation: Any, database_url: str) -> None:
-    explore(operation, database_url, effort_of(max_examples=500))
+def test_no_request_of_many_fails_or_is_answered_beyond_the_document(operation: Any, explorer: Explorer) -> None:
+    explore(operation, explorer, effort_of(max_examples=500))

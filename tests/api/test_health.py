@@ -29,9 +29,16 @@ METRICS = {
 }
 
 COUNT_IN_ANOTHER_PROCESS = """
-from relay.telemetry import RECEIVED_BYTES, UPLOADS_RUNNING
-RECEIVED_BYTES.inc(1000)
-UPLOADS_RUNNING.inc()
+from relay.telemetry import RECEIVED_BYTES, REQUEST_SECONDS, REQUESTS, UPLOADS_RUNNING, tell_metrics
+RECEIVED_BYTES.inc(600)
+RECEIVED_BYTES.inc(400)
+REQUESTS.inc(1, "delivered")
+REQUEST_SECONDS.observe(0.05)
+REQUEST_SECONDS.observe(2000.0)
+UPLOADS_RUNNING.inc(2)
+UPLOADS_RUNNING.inc(-1)
+tell_metrics()
+tell_metrics()  # what was told is not told again
 """
 
 PRINT_JOINED = """
@@ -102,3 +109,7 @@ def test_metrics_of_several_workers_are_joined(tmp_path: Path) -> None:
     printed = subprocess.run([sys.executable, "-c", PRINT_JOINED], env=environment, check=True, capture_output=True, text=True).stdout
     families = {family.name: family for family in text_string_to_metric_families(printed)}
     assert [sample.value for sample in families["relay_received_bytes"].samples] == [2000.0]
+    assert [(sample.labels, sample.value) for sample in families["relay_requests"].samples] == [({"outcome": "delivered"}, 2.0)]
+    seconds = {(sample.name, sample.labels.get("le")): sample.value for sample in families["relay_request_seconds"].samples}
+    assert (seconds["relay_request_seconds_sum", None], seconds["relay_request_seconds_count", None]) == (4000.1, 4.0)
+    assert [seconds["relay_request_seconds_bucket", le] for le in ("0.025", "0.05", "1800.0", "+Inf")] == [0.0, 2.0, 2.0, 4.0]

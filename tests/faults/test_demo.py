@@ -1,5 +1,6 @@
 """``relay demo`` from the outside: what it prints, what its lines do, and what is left when something dies."""
 
+import itertools
 import json
 import os
 import re
@@ -49,12 +50,12 @@ def environment(empty: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def running_demo() -> Iterator[tuple[Running, dict[str, str]]]:
-    """A demo for tests that leave it as it is, and its settings."""
+def running_demo() -> Iterator[tuple[Running, dict[str, str], dict[str, str]]]:
+    """A demo for tests that leave it as it was, its settings, and what it printed."""
     made = make_environment()
     lay_out(Path(made["RELAY_DATA_DIR"]), is_migrated=True)
-    with demo(made) as (running, _):
-        yield running, made
+    with demo(made) as (running, lines):
+        yield running, made, lines
     subprocess.run(["rm", "-rf", made["RELAY_DATA_DIR"]], check=True)
 
 
@@ -128,34 +129,24 @@ def test_printed_lines_work_and_the_second_start_keeps_everything(empty: dict[st
         assert_nothing_is_left(pids, environment)
 
 
-def test_killed_supervisor_takes_everything_along_and_the_next_start_works(environment: dict[str, str]) -> None:
-    with demo(environment, "--workers", "2") as (running, first):
-        pids = [running.pid, *descendants_of(running.pid)]
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
-        assert_nothing_is_left(pids, environment)
-    with demo(environment) as (_, second):
-        assert second["key"] == first["key"]
+def test_whoever_else_dies_is_replaced(running_demo: tuple[Running, dict[str, str], dict[str, str]], readme: bytes) -> None:
+    running, _, lines = running_demo
+    before = family(running)
+    assert len(before) == 4
+    for name in ("worker", "upstream", "postgres"):
+        os.kill(before[name], signal.SIGKILL)
+    poll(lambda: not any(is_alive(before[name]) for name in ("worker", "upstream", "postgres")), "they live")
+    poll(lambda: len(family(running)) == 4, "nobody came", 40)
+    headers = {"Authorization": f"Bearer {lines['key']}"}
 
+    def is_delivered() -> bool:
+        try:
+            return httpx.post(f"{lines['url']}/upload/x", content=readme, headers=headers).status_code == 200
+        except httpx.TransportError:
+            return False
 
-def test_whoever_else_dies_is_replaced(environment: dict[str, str], readme: bytes) -> None:
-    with demo(environment) as (running, lines):
-        before = family(running)
-        assert len(before) == 4
-        for name in ("worker", "upstream", "postgres"):
-            os.kill(before[name], signal.SIGKILL)
-        poll(lambda: not any(is_alive(before[name]) for name in ("worker", "upstream", "postgres")), "they live")
-        poll(lambda: len(family(running)) == 4, "nobody came", 40)
-        headers = {"Authorization": f"Bearer {lines['key']}"}
-
-        def is_delivered() -> bool:
-            try:
-                return httpx.post(f"{lines['url']}/upload/x", content=readme, headers=headers).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        poll(is_delivered, "uploads do not pass again", 40)
-        assert running.process.poll() is None
+    poll(is_delivered, "uploads do not pass again", 40)
+    assert running.process.poll() is None
 
 
 def test_busy_port_of_the_upstream_is_named(empty: dict[str, str]) -> None:
@@ -165,8 +156,8 @@ def test_busy_port_of_the_upstream_is_named(empty: dict[str, str]) -> None:
         assert running.errors[-1].startswith(f"error: RELAY_DEMO_UPSTREAM_LISTEN {environment['RELAY_DEMO_UPSTREAM_LISTEN']} is in use.")
 
 
-def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, dict[str, str]]) -> None:
-    first, environment = running_demo
+def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, dict[str, str], dict[str, str]]) -> None:
+    first, environment, _ = running_demo
     others = {"RELAY_LISTEN": "127.0.0.1:0", "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}"}
     with relay("demo", environment={**environment, **others}) as second:
         assert second.wait() == 1
@@ -174,7 +165,12 @@ def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, di
         assert first.process.poll() is None
 
 
-def test_demo_ends_with_the_process_that_started_it(environment: dict[str, str]) -> None:
+def test_killed_supervisor_takes_everything_along_and_the_next_one_ends_with_its_parent(environment: dict[str, str]) -> None:
+    with demo(environment, "--workers", "2") as (running, first):
+        pids = [running.pid, *descendants_of(running.pid)]
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        assert_nothing_is_left(pids, environment)
     script = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-m', 'relay', 'demo', '--follow-parent'])"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     parent = subprocess.Popen(
@@ -187,7 +183,8 @@ def test_demo_ends_with_the_process_that_started_it(environment: dict[str, str])
     )
     try:
         assert parent.stdout is not None
-        assert any(line.strip() == "ready" for line in parent.stdout)
+        printed = list(itertools.takewhile(lambda line: line != "ready", map(str.strip, parent.stdout)))
+        assert f"key: {first['key']}" in printed
         pids = descendants_of(parent.pid)
         assert len(pids) >= 4
         parent.kill()
@@ -200,7 +197,7 @@ def test_demo_ends_with_the_process_that_started_it(environment: dict[str, str])
             parent.stdout.close()
 
 
-def test_commands_join_the_postgres_of_a_running_demo(running_demo: tuple[Running, dict[str, str]]) -> None:
+def test_commands_join_the_postgres_of_a_running_demo(running_demo: tuple[Running, dict[str, str], dict[str, str]]) -> None:
     joined, data_dir = {"RELAY_LISTEN": "127.0.0.1:1"}, running_demo[1]["RELAY_DATA_DIR"]
     with (
         relay("tenant", "show", "demo", "--json", "--data-dir", data_dir, environment=joined) as show,

@@ -27,11 +27,25 @@ HTTP_CONFIG = {
     "max_connections": 100,
 }
 DISK_CONFIG = {"directory": "acme/in", "overwrite": "refuse", "key_template": "{path}"}
-BUCKET = {"bucket": "b", "prefix": "p", "region": "eu-1", "endpoint_url": "https://s3.example.com", "path_style": True}
-LATER = {
-    "s3": (BUCKET, {"access_key_id": SECRET, "secret_access_key": SECRET}),
-    "gcs": ({"bucket": "b", "ambient_credentials": True}, {"access_key_id": SECRET, "secret_access_key": SECRET}),
-}
+BUCKET = {"bucket": "b00", "prefix": "p", "region": "eu-1", "endpoint_url": "https://s3.example.com", "path_style": True}
+CONTAINER = {"account": "acme", "container": "inbox"}
+KEY_PAIR = {"access_key_id": SECRET, "secret_access_key": SECRET}
+STORES: list[tuple[str, dict[str, Any], dict[str, str] | None, list[str]]] = [
+    ("s3", BUCKET, KEY_PAIR, ["access_key_id", "secret_access_key"]),
+    ("s3", {"bucket": "b00", "ambient_credentials": True}, None, []),
+    ("gcs", {"bucket": "b00"}, KEY_PAIR, ["access_key_id", "secret_access_key"]),
+    ("azure", CONTAINER, {"sas_token": f"sv=2024-11-04&sig={SECRET}"}, ["sas_token"]),
+]
+NO_STORES = [
+    ("s3", BUCKET, None, ("body", "secrets")),
+    ("s3", {**BUCKET, "ambient_credentials": True}, KEY_PAIR, ("body", "secrets")),
+    ("gcs", {"bucket": "b00"}, {"access_key_id": SECRET}, ("body", "secrets")),
+    ("s3", {**BUCKET, "endpoint_url": "ftp://s3.example.com"}, KEY_PAIR, ("body", "config", "endpoint_url")),
+    ("s3", {**BUCKET, "part_bytes": 1}, KEY_PAIR, ("body", "config", "part_bytes")),
+    ("s3", {**BUCKET, "key_template": "../{path}"}, KEY_PAIR, ("body", "config", "key_template")),
+    ("s3", {**BUCKET, "prefix": "a/../b"}, KEY_PAIR, ("body", "config", "prefix")),
+    ("azure", CONTAINER, None, ("body", "secrets")),
+]
 NOT_THE_OWNERS = ["Connection", "Proxy-Connection", "Keep-Alive", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "host"]
 
 
@@ -84,15 +98,26 @@ async def test_each_kind_is_shown_with_its_defaults_and_without_secrets(shared_r
     problem_of(await admin.get(f"{path}/none"), 404, "destination_not_found")
 
 
+async def test_a_store_is_shown_with_the_names_of_its_credentials(shared_relay: RunningRelay) -> None:
+    await shared_relay.post("/tenants", {"slug": "stores"})
+    for number, (kind, config, secrets, names) in enumerate(STORES):
+        document = {"name": f"store {number}", "kind": kind, "config": config, **({"secrets": secrets} if secrets is not None else {})}
+        made = await shared_relay.admin.post("/tenants/stores/destinations", json=document)
+        assert made.status_code == 201, made.text
+        assert (made.json()["kind"], made.json()["secret_names"]) == (kind, names)
+        assert made.json()["config"].items() >= config.items()
+        assert SECRET not in made.text
+
+
 async def test_what_a_destination_cannot_be_is_422_by_its_member(shared_relay: RunningRelay) -> None:
     admin, path = shared_relay.admin, "/tenants/refused/destinations"
     await shared_relay.post("/tenants", {"slug": "refused"})
-    for kind, (config, secrets) in LATER.items():
-        answer = await admin.post(path, json={"name": "later", "kind": kind, "config": config, "secrets": secrets})
-        assert wrong_members_of(answer) == [("body", "kind")]
-        assert answer.json()["errors"][0]["code"] == "kind_not_supported"
-        assert answer.json()["errors"][0]["message"] == "Use one of: http, disk, azure."
+    for kind, config, secrets, location in NO_STORES:
+        answer = await admin.post(path, json={"name": "store", "kind": kind, "config": config, "secrets": secrets})
+        assert wrong_members_of(answer) == [location], (kind, config)
         assert SECRET not in answer.text
+    unknown = await admin.post(path, json={"name": "later", "kind": "ftp", "config": {}})
+    assert wrong_members_of(unknown) == [("body", "kind")]
     for name in NOT_THE_OWNERS:
         answer = await admin.post(path, json=http("main", secrets={"headers": {name: SECRET}}))
         assert wrong_members_of(answer) == [("body", "secrets", "headers")], name

@@ -122,6 +122,22 @@ async def test_where_a_form_may_not_go_it_is_refused_before_its_body(shared_rela
     assert files_below(folder) == {}
 
 
+async def test_metadata_that_cannot_be_kept_is_refused_before_the_body(shared_relay: RunningRelay) -> None:
+    headers, folder = await place(shared_relay, "meta")
+    wrong = [{"X-Object-Meta-a_b.c": "x"}, {"X-Object-Meta-a": "ü"}, {"X-Object-Meta-a": "x" * 2_048}, {"Content-Disposition": "ü"}]
+    async with client_of(shared_relay) as client:
+        for fields in wrong:
+            encoded = [(name.encode(), value.encode()) for name, value in {**headers, **fields}.items()]
+            for content_type in (b"text/plain", TYPE.encode()):
+                if b"multipart" in content_type and "Content-Disposition" in fields:
+                    continue
+                told = [(name, content_type if name == b"Content-Type" else value) for name, value in encoded]
+                problem_of(await client.post("/upload/x", content=form(file("a", b"A")), headers=told), 400, "metadata_invalid")
+        kept = await client.post("/upload/x", content=b"A", headers={**headers, "Content-Type": "a/b", "X-Object-Meta-Kind": "note"})
+        assert kept.status_code == 201
+    assert files_below(folder) == {"x": b"A"}
+
+
 async def test_a_template_names_the_files_of_a_form(shared_relay: RunningRelay) -> None:
     headers, folder = await place(shared_relay, "templated", key_template="{upload_id}/{filename}")
     async with client_of(shared_relay) as client:

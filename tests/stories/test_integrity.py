@@ -7,8 +7,11 @@ D3 the refusals that the standard leaves to us, D4 parts, D5 wishes, D6 trailers
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import os
+import random
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY = os.urandom(300_000)
 KINDS = ("http", "disk")
+UNVERIFIABLE = [
+    "Content-Digest: sha=:07CavjDP4u3/TungoUHJO/Wzr4c=:",
+    "Repr-Digest: unixsum=:GQU=:, adler=:OZkGFw==:",
+    "Content-Digest: sha-256=abc",
+    "Content-Digest: sha-256=:AAAA:",
+    "Content-MD5: nonsense",
+    "Content-Digest: \x80\xff",
+]
+SENSELESS = ["sha-512=11", "sha-512=-1", "sha-512", "=", "\xff", "sha=10", "sha-512=0, md5=0", "sha-512=10, " * 1_000 + "md5=1"]
 
 
 def claim(content: bytes, name: str = "sha-256") -> str:
@@ -61,11 +73,14 @@ class Place:
 
     async def entry(self, answer: Answer) -> dict[str, Any]:
         """The account of an answered upload."""
-        return await self.relay.entry(upload_id=answer.value("relay-upload-id") or "")
+        (entry,) = await self.relay.every_entry(upload_id=answer.value("relay-upload-id") or "")
+        return entry
 
     async def has_nothing(self) -> bool:
         """True when nothing has arrived as if it were whole, and nothing is left over."""
-        await self.upstream.until(lambda: self.upstream.open_connections == 0)
+        assert (await say(self.relay, self.request("http", body=b"what was sent before this has come before it"))).status == 200
+        assert self.upstream.requests.pop().is_whole
+        await self.upstream.until(lambda: all(request.ending != "open" for request in self.upstream.requests))
         root = self.relay.settings.disk.root
         assert root is not None
         left = [name for name, content in tree(root).items() if content is not None and ".relay-tmp/" in name]
@@ -73,64 +88,70 @@ class Place:
         return is_cut and not left and not any(path.is_file() for path in self.folder.rglob("*"))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def place(shared_relay: RunningRelay, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    slug = f"t{abs(hash(request.node.nodeid))}"
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_place(shared_relay: RunningRelay) -> AsyncIterator[Place]:
     async with Upstream() as upstream:
-        tenant = await shared_relay.tenant(slug)
+        tenant = await shared_relay.tenant()
         await shared_relay.http_destination(tenant, upstream.url)
-        folder = await shared_relay.disk_destination(tenant, slug)
-        await shared_relay.post(f"/tenants/{slug}/routes", {"prefix": "disk", "destination": "disk", "strip_prefix": True})
+        folder = await shared_relay.disk_destination(tenant)
+        await shared_relay.post(f"/tenants/{tenant.slug}/routes", {"prefix": "disk", "destination": "disk", "strip_prefix": True})
         yield Place(shared_relay, tenant, upstream, folder)
 
 
+@pytest.fixture
+def place(shared_place: Place) -> Place:
+    """The place, empty."""
+    shared_place.upstream.conduct = Conduct()
+    shared_place.upstream.requests.clear()
+    shutil.rmtree(shared_place.folder, ignore_errors=True)
+    return shared_place
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("chunks", [0, 7], ids=["length", "chunked"])
-async def test_d1_what_is_as_claimed_arrives_and_the_claim_with_it(place: Place, kind: str, chunks: int) -> None:
+async def test_d1_what_is_as_claimed_arrives_and_the_claim_with_it(place: Place, kind: str) -> None:
     both = f"{claim(BODY)}, sha=:AAAA:, {claim(BODY, 'sha-512')}"
     lines = (f"Content-Digest: {both}", f"Content-Digest: {claim(BODY, 'crc32c')}", f"Repr-Digest: {claim(BODY)}")
-    answer = await say(place.relay, place.request(kind, *lines, chunks=chunks))
-    assert answer.status == (200 if kind == "http" else 201), answer.body
-    entry = await place.entry(answer)
-    sha256 = hashlib.sha256(BODY).hexdigest()
-    assert (entry["outcome"], entry["bytes_delivered"]) == ("delivered", len(BODY))
-    assert entry["digests"] == {"crc32c": f"{crc32c(BODY):08x}", "sha256": sha256, "sha512": hashlib.sha512(BODY).hexdigest()}
-    if kind == "http":
-        request = await place.upstream.ended()
-        assert (request.is_whole, request.sha256) == (True, sha256)
-        assert [value.decode() for value in request.values("content-digest")] == [both, claim(BODY, "crc32c")], "as it was sent"
-        assert request.values("repr-digest") == [claim(BODY).encode()]
-    else:
-        assert (place.folder / "a").read_bytes() == BODY
+    for chunks in (0, 7):
+        answer = await say(place.relay, place.request(kind, *lines, chunks=chunks, name=f"a{chunks}"))
+        assert answer.status == (200 if kind == "http" else 201), answer.body
+        entry = await place.entry(answer)
+        sha256 = hashlib.sha256(BODY).hexdigest()
+        assert (entry["outcome"], entry["bytes_delivered"]) == ("delivered", len(BODY))
+        assert entry["digests"] == {"crc32c": f"{crc32c(BODY):08x}", "sha256": sha256, "sha512": hashlib.sha512(BODY).hexdigest()}
+        if kind == "http":
+            request = await place.upstream.ended(-1)
+            assert (request.is_whole, request.sha256) == (True, sha256)
+            assert [value.decode() for value in request.values("content-digest")] == [both, claim(BODY, "crc32c")], "as it was sent"
+            assert request.values("repr-digest") == [claim(BODY).encode()]
+        else:
+            assert (place.folder / f"a{chunks}").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("chunks", [0, 1, 7], ids=["length", "one chunk", "chunked"])
-@pytest.mark.parametrize("size", [1, 300, len(BODY)])
-async def test_d1_one_wrong_digest_among_right_ones_is_enough(place: Place, kind: str, chunks: int, size: int) -> None:
-    body = BODY[:size]
-    wrong = f"Content-Digest: {claim(body)}, {claim(body + b'x', 'sha-512')}"
-    async with RawClient(*place.relay.address) as client:
-        await client.send(place.request(kind, wrong, body=body, chunks=chunks))
-        answer = await client.answer()
-        assert "sha-512" in raw_problem_of(answer, 422, "digest_mismatch")["detail"]
-        await client.send(place.request(kind, body=body, name="after"))
-        assert (await client.answer()).status in {200, 201}, "the body was whole, so the connection stays"
-    entry = await place.entry(answer)
-    assert (entry["outcome"], entry["code"], entry["status"]) == ("client_fault", "digest_mismatch", 422)
-    assert (entry["bytes_in"], entry["bytes_delivered"], entry["digests"]) == (size, 0, None)
-    if kind == "http":
-        *before, after = place.upstream.requests
-        assert after.is_whole
-        assert all(request.ending == "cut" for request in before)
-        assert all(chunks or request.body_bytes < size for request in before)
-    else:
-        assert [path.name for path in place.folder.iterdir()] == ["after"]
+async def test_d1_one_wrong_digest_among_right_ones_is_enough(place: Place, kind: str) -> None:
+    for chunks, size in itertools.product((0, 1, 7), (1, 300, len(BODY))):
+        body, name = BODY[:size], f"{chunks}-{size}"
+        wrong = f"Content-Digest: {claim(body)}, {claim(body + b'x', 'sha-512')}"
+        before = len(place.upstream.requests)
+        async with RawClient(*place.relay.address) as client:
+            await client.send(place.request(kind, wrong, body=body, chunks=chunks, name=name))
+            answer = await client.answer()
+            assert "sha-512" in raw_problem_of(answer, 422, "digest_mismatch")["detail"]
+            await client.send(place.request(kind, body=body, name=f"after-{name}"))
+            assert (await client.answer()).status in {200, 201}, "the body was whole, so the connection stays"
+        entry = await place.entry(answer)
+        assert (entry["outcome"], entry["code"], entry["status"]) == ("client_fault", "digest_mismatch", 422)
+        assert (entry["bytes_in"], entry["bytes_delivered"], entry["digests"]) == (size, 0, None)
+        if kind == "http":
+            *cut, after = place.upstream.requests[before:]
+            assert after.is_whole
+            assert all(request.ending == "cut" and (chunks or request.body_bytes < size) for request in cut)
+    assert all(path.name.startswith("after-") for path in place.folder.rglob("*"))
 
 
-@pytest.mark.parametrize("chunks", [0, 1], ids=["length", "chunked"])
-async def test_d1_the_last_piece_is_held_until_the_claim_has_proved_right(place: Place, chunks: int) -> None:
-    for last, ending in ((BODY[-1:], "whole"), (bytes([BODY[-1] ^ 1]), "cut")):
+async def test_d1_the_last_piece_is_held_until_the_claim_has_proved_right(place: Place) -> None:
+    endings = ((BODY[-1:], "whole"), (bytes([BODY[-1] ^ 1]), "cut"))
+    for chunks, (last, ending) in itertools.product((0, 1), endings):
         content = place.request("http", f"Repr-Digest: {claim(BODY)}", body=BODY[:-1] + last, chunks=chunks)
         tail = len(last) if not chunks else len(last + b"\r\n0\r\n\r\n")
         index = len(place.upstream.requests)
@@ -141,24 +162,22 @@ async def test_d1_the_last_piece_is_held_until_the_claim_has_proved_right(place:
             await client.send(content[-tail:])
             answer = await client.answer()
         assert answer.status == (200 if ending == "whole" else 422)
-        assert (await place.upstream.ended(index)).ending == ending
-    if not chunks:
-        assert place.upstream.requests[-1].body_bytes == len(BODY) - 1, "what would have completed it was never sent"
+        request = await place.upstream.ended(index)
+        assert request.ending == ending
+        assert ending == "whole" or chunks or request.body_bytes == len(BODY) - 1, "what would have completed it was never sent"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("where", ["first", "middle", "last"])
-@pytest.mark.parametrize("chunks", [0, 1], ids=["length", "chunked"])
-async def test_one_bit_that_flips_on_the_way_is_caught(place: Place, kind: str, where: str, chunks: int) -> None:
-    request = place.request(kind, f"Content-Digest: {claim(BODY)}", chunks=chunks)
-    start = request.index(BODY)
-    async with FaultProxy(place.relay.address) as proxy, RawClient("127.0.0.1", proxy.port) as client:
-        proxy.flip(start + {"first": 0, "middle": len(BODY) // 2, "last": len(BODY) - 1}[where])
-        await client.send(request)
-        answer = await client.answer()
-    raw_problem_of(answer, 422, "digest_mismatch")
-    assert await place.has_nothing()
-    assert (await place.entry(answer))["outcome"] == "client_fault"
+async def test_one_bit_that_flips_on_the_way_is_caught(place: Place, kind: str) -> None:
+    for chunks, at in itertools.product((0, 1), (0, len(BODY) // 2, len(BODY) - 1)):
+        request = place.request(kind, f"Content-Digest: {claim(BODY)}", chunks=chunks)
+        async with FaultProxy(place.relay.address) as proxy, RawClient("127.0.0.1", proxy.port) as client:
+            proxy.flip(request.index(BODY) + at)
+            await client.send(request)
+            answer = await client.answer()
+        raw_problem_of(answer, 422, "digest_mismatch")
+        assert await place.has_nothing()
+        assert (await place.entry(answer))["outcome"] == "client_fault"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,27 +205,17 @@ async def test_d2_deprecated_algorithms_are_good_against_corruption(place: Place
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ("Content-Digest: sha=:07CavjDP4u3/TungoUHJO/Wzr4c=:",),
-        ("Repr-Digest: unixsum=:GQU=:, adler=:OZkGFw==:",),
-        ("Content-Digest: sha-256=abc",),
-        ("Content-Digest: sha-256=:AAAA:",),
-        ("Content-MD5: nonsense",),
-        ("Content-Digest: \x80\xff",),
-    ],
-)
-async def test_d3_what_nobody_can_verify_is_refused_before_the_body(place: Place, kind: str, lines: tuple[str, ...]) -> None:
-    async with RawClient(*place.relay.address) as client:
-        fields = (f"X-API-Key: {place.tenant.key}", *lines, "Content-Length: 5", "Expect: 100-continue")
-        await client.send(head(f"/upload/{kind}/a", *fields))
-        answer = await client.answer()
-    problem = raw_problem_of(answer, 400, "digest_unsupported")
-    assert "sha-256" in problem["detail"]
-    assert (answer.value("want-content-digest"), answer.value("want-repr-digest")) == (SUPPORTED.decode(), SUPPORTED.decode())
-    entry = await place.entry(answer)
-    assert (entry["outcome"], entry["bytes_in"]) == ("refused", 0)
+async def test_d3_what_nobody_can_verify_is_refused_before_the_body(place: Place, kind: str) -> None:
+    for line in UNVERIFIABLE:
+        async with RawClient(*place.relay.address) as client:
+            fields = (f"X-API-Key: {place.tenant.key}", line, "Content-Length: 5", "Expect: 100-continue")
+            await client.send(head(f"/upload/{kind}/a", *fields))
+            answer = await client.answer()
+        problem = raw_problem_of(answer, 400, "digest_unsupported")
+        assert "sha-256" in problem["detail"]
+        assert (answer.value("want-content-digest"), answer.value("want-repr-digest")) == (SUPPORTED.decode(), SUPPORTED.decode())
+        entry = await place.entry(answer)
+        assert (entry["outcome"], entry["bytes_in"]) == ("refused", 0)
     assert not place.upstream.requests
     assert await place.has_nothing()
 
@@ -228,24 +237,22 @@ async def test_d4_the_digest_of_the_whole_is_not_asked_of_a_part(place: Place) -
     raw_problem_of(wrong, 422, "digest_mismatch")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_d4_coded_content_is_what_its_digest_is_of(place: Place, kind: str) -> None:
-    lines = ("Content-Encoding: gzip", f"Repr-Digest: {claim(BODY)}")
-    assert (await say(place.relay, place.request(kind, *lines))).status in {200, 201}
+async def test_d4_coded_content_is_what_its_digest_is_of(place: Place) -> None:
+    for kind in KINDS:
+        lines = ("Content-Encoding: gzip", f"Repr-Digest: {claim(BODY)}")
+        assert (await say(place.relay, place.request(kind, *lines))).status in {200, 201}
 
 
-@pytest.mark.parametrize(
-    "wish", ["sha-512=11", "sha-512=-1", "sha-512", "=", "\xff", "sha=10", "sha-512=0, md5=0", "sha-512=10, " * 1_000 + "md5=1"]
-)
-async def test_d5_a_wish_that_makes_no_sense_or_cannot_be_met_changes_nothing(place: Place, wish: str) -> None:
-    lines = (f"Want-Repr-Digest: {wish}", f"Want-Content-Digest: {wish}")
-    answer = await say(place.relay, place.request("disk", *lines, body=b"x"))
-    assert answer.status == 201
-    assert not answer.values("repr-digest") + answer.values("content-digest")
-    assert set((await place.entry(answer))["digests"]) == {"crc32c", "sha256"}, "the folder's own"
-    passed = await say(place.relay, place.request("http", *lines, body=b"x"))
-    assert passed.status == 200
-    assert set((await place.entry(passed))["digests"]) == {"crc32c"}, "nobody asked for more, so no more was taken"
+async def test_d5_a_wish_that_makes_no_sense_or_cannot_be_met_changes_nothing(place: Place) -> None:
+    for number, wish in enumerate(SENSELESS):
+        lines = (f"Want-Repr-Digest: {wish}", f"Want-Content-Digest: {wish}")
+        answer = await say(place.relay, place.request("disk", *lines, body=b"x", name=str(number)))
+        assert answer.status == 201
+        assert not answer.values("repr-digest") + answer.values("content-digest")
+        assert set((await place.entry(answer))["digests"]) == {"crc32c", "sha256"}, "the folder's own"
+        passed = await say(place.relay, place.request("http", *lines, body=b"x"))
+        assert passed.status == 200
+        assert set((await place.entry(passed))["digests"]) == {"crc32c"}, "nobody asked for more, so no more was taken"
 
 
 async def test_d5_what_is_asked_for_is_taken_and_told(place: Place) -> None:
@@ -269,11 +276,11 @@ async def test_d5_what_is_asked_for_is_taken_and_told(place: Place) -> None:
             assert place.upstream.requests[0].values("want-repr-digest") == [b"sha-512=10, sha-256=1"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_d6_a_digest_in_a_trailer_is_no_claim(place: Place, kind: str) -> None:
-    request = place.request(kind, "Trailer: Content-Digest", chunks=2)
-    trailed = request.removesuffix(b"\r\n") + f"Content-Digest: {claim(b'other')}\r\n\r\n".encode()
-    assert (await say(place.relay, trailed)).status in {200, 201}
+async def test_d6_a_digest_in_a_trailer_is_no_claim(place: Place) -> None:
+    for kind in KINDS:
+        request = place.request(kind, "Trailer: Content-Digest", chunks=2)
+        trailed = request.removesuffix(b"\r\n") + f"Content-Digest: {claim(b'other')}\r\n\r\n".encode()
+        assert (await say(place.relay, trailed)).status in {200, 201}
 
 
 async def test_d7_how_much_is_verified_is_bounded(place: Place) -> None:
@@ -302,3 +309,21 @@ async def test_a_success_that_comes_before_the_body_proves_wrong_is_cut(place: P
     entry = await place.entry(answer)
     assert (entry["outcome"], entry["code"], entry["bytes_delivered"]) == ("client_fault", "digest_mismatch", 0)
     assert (await place.upstream.ended()).ending == "cut"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(120)
+async def test_whatever_the_fields_hold_nothing_breaks(place: Place) -> None:
+    chance = random.Random(9530)
+    marks = ["sha-256=", ":", "=", ",", ";", "(", ")", " ", "\t", "10", "?1", "@9", '"', "\xff", "\x80", "a", "*"]
+    words = [claim(b"x"), claim(b"x", "md5"), claim(b"y")] * 5 + marks
+    statuses = set()
+    async with RawClient(*place.relay.address) as client:
+        for _ in range(1_000):
+            fields = chance.choices(
+                ["Content-Digest", "Repr-Digest", "Content-MD5", "Want-Repr-Digest", "Want-Content-Digest"], k=chance.randrange(1, 4)
+            )
+            lines = [f"{field}: {''.join(chance.choices(words, k=chance.choice((0, 1, 1, 2, 5))))}" for field in fields]
+            await client.send(place.request("http", *lines, body=b"x"))
+            statuses.add((await client.answer()).status)
+    assert statuses == {200, 400, 422}

@@ -116,6 +116,8 @@ async def test_a_destination_that_cannot_be_reached_is_told_by_its_reason(databa
                 entry = await check_told(relay, answer, 502, code, "destination_failed")
                 assert entry["destination"] == "main"
                 assert "169.254" not in answer.text
+                finding = (await relay.admin.post(f"/tenants/{slug}/destinations/main/check")).json()
+                assert (finding["ok"], finding["code"]) == (False, code)
             assert not upstream.requests
 
             # "destination_timeout": it takes the body and says nothing.

@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasPermissions, generate_container_sas
 
@@ -30,7 +29,7 @@ from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import PartMemory
 from relay.destinations.store_requests import Patience
 from relay.settings import DnsSettings
-from relay.wire.client import Account, Transport, make_client
+from relay.wire.client import Account, Client, Transport, make_client
 from relay.wire.names import Names
 
 VERSION = "3.35.0"
@@ -123,7 +122,7 @@ class Tools:
 class AzureStores:
     """What a process shares, and containers opened on it."""
 
-    client: httpx.AsyncClient
+    client: Client
     tools: Tools
 
     def open(self, container: ContainerClient, *, url: str | None = None, signer: Signer | None = None, **members: object) -> AzureStore:

@@ -22,7 +22,7 @@ def make_item(
     """An item for this path; ``segments`` says them outright, for what no path can express."""
     parts = tuple(path.split("/")) if segments is None else segments
     raw = "/".join(quote(part, safe="", errors="surrogatepass") for part in parts)
-    return Item(str(uuid4()), "acme", method, raw.encode(), parts, query, headers, declared_bytes, content_type)
+    return Item(str(uuid4()), "acme", method, raw.encode(), parts, query, headers, declared_bytes, content_type, [])
 
 
 class ScriptedBody:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
-
 from relay.destinations.destination import DestinationSpec
 from relay.destinations.object_store import NewObject, ObjectWriter, Published
 from relay.destinations.parts import PartMemory
@@ -19,7 +17,7 @@ from relay.destinations.store_requests import Patience
 from relay.destinations.store_tools import StoreTools
 from relay.destinations.upload_notes import UploadNotes
 from relay.settings import DnsSettings, MemorySettings, StoreSettings
-from relay.wire.client import Transport, make_client
+from relay.wire.client import Client, Transport, make_client
 from relay.wire.names import Names
 from tests.support.stores import ACCESS_KEY, SECRET_KEY, TestBucket
 
@@ -42,7 +40,7 @@ def secrets_of(**members: Any) -> S3Secrets:
 class Stores:
     """What a process shares, and stores opened on it."""
 
-    client: httpx.AsyncClient
+    client: Client
     tools: StoreTools
 
     def open(self, bucket: TestBucket, *, url: str | None = None, tenant: str = "acme", **members: Any) -> S3Store:

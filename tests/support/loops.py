@@ -13,6 +13,8 @@ FACTORIES: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "uvloop": uvloop.new_event_loop,
 }
 LOOPS: Final = tuple(FACTORIES)
+SHIPPED: Final = "uvloop"
+"""What a worker runs on, unless it cannot be had."""
 
 
 def run_in(loop: str, run: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -145,21 +145,29 @@ class OwnPostgres:
 
 
 class TemplateServer:
-    """One server with a migrated template; hands out databases that are copies of it."""
+    """One server with a migrated template; hands out databases that are copies of it.
+
+    Tests have loops of their own, and a connection belongs to one: the one that makes and drops databases lives in a thread. To make it
+    anew for each of them would cost more than the copy.
+    """
 
     def __init__(self) -> None:
         self._own = OwnPostgres(is_migrated=False)
         self._numbers = itertools.count(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="databases")
+        self._runner = asyncio.Runner()
+        self._connection: asyncpg.Connection | None = None
 
     def start(self) -> None:
         """Start the server and migrate the template."""
         lay_out(self._own.data_dir)
         self._own.start()
-        with ThreadPoolExecutor(1) as executor:
-            executor.submit(self._make_template).result()
+        self._thread.submit(self._make_template).result()
 
     def remove(self) -> None:
         """Stop the server and delete its files."""
+        self._thread.submit(self._leave).result()
+        self._thread.shutdown()
         self._own.remove()
 
     @property
@@ -172,15 +180,31 @@ class TemplateServer:
         """A database of its own, migrated or empty; dropped at the end, whoever is still connected."""
         name = f"test_{next(self._numbers)}"
         # A copy of the files takes half as long as the default, which writes every page to the log.
-        await execute(self.url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE if is_migrated else 'template0'} STRATEGY file_copy")
+        await self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE if is_migrated else 'template0'} STRATEGY file_copy")
         try:
             yield url_of(self.url, name)
         finally:
-            await execute(self.url, f"DROP DATABASE {name} WITH (FORCE)")
+            await self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def _run(self, statement: str) -> None:
+        await asyncio.wrap_future(self._thread.submit(self._run_here, statement))
+
+    def _run_here(self, statement: str) -> None:
+        async def run() -> None:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await asyncpg.connect(self.url)
+            await self._connection.execute(statement)
+
+        self._runner.run(run())
 
     def _make_template(self) -> None:
-        asyncio.run(execute(self.url, f"CREATE DATABASE {TEMPLATE} TEMPLATE template0 STRATEGY file_copy"))
+        self._run_here(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0 STRATEGY file_copy")
         migrate(url_of(self.url, TEMPLATE))
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._runner.run(self._connection.close())
+        self._runner.close()
 
 
 def children_of(pid: int) -> list[int]:

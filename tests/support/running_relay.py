@@ -118,9 +118,9 @@ async def running_relay(
     """Run a relay on a free port with its data below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
     ``http`` names another protocol class of uvicorn's than our own. With ``RELAY_TLS_CERTIFICATE``, or a ``certificate`` (a file of both
-    parts), its URL is ``https://``: TLS is made by our own means, or by uvicorn's under another class or loop.
+    parts), its URL is ``https://``: TLS is made by our own means, or by uvicorn's under another class.
     """
-    is_front = http is None and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+    is_front = http is None
     settings = load_settings(
         {
             "RELAY_DATABASE_URL": database_url,

@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 
+from tests.support.loops import SHIPPED
 from tests.support.running_relay import ADMIN_TOKEN, SECRET_KEY
 
 START_SECONDS = 30.0
-APPS = {"asyncio": (), "uvloop": ("--app", "tests.support.on_uvloop:create_app")}
+APPS = {"uvloop": (), "asyncio": ("--app", "tests.support.on_asyncio:create_app")}
 
 
 @dataclass(slots=True)
@@ -100,10 +101,10 @@ class ServedRelay:
 
 
 @contextlib.asynccontextmanager
-async def serve_relay(folder: Path, *, workers: int, loop: str = "asyncio", **variables: str) -> AsyncIterator[ServedRelay]:
+async def serve_relay(folder: Path, *, workers: int, loop: str = SHIPPED, **variables: str) -> AsyncIterator[ServedRelay]:
     """Run ``relay serve`` with everything below ``folder``; ``variables`` are more ``RELAY_*`` settings.
 
-    ``PYTHONPATH`` among them is the folder of another release's code: that one runs. ``loop`` is the workers' event loop: asyncio, uvloop.
+    ``PYTHONPATH`` among them is the folder of another release's code: that one runs. ``loop`` is the workers' event loop: uvloop, asyncio.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -47,3 +47,14 @@ async def test_cut_connection_is_reset_and_refused_ones_get_nothing() -> None:
         writer.write(b"two")
         assert await reader.readexactly(3) == b"two"
         writer.close()
+
+
+async def test_one_bit_of_one_byte_flips_on_its_way_there_and_none_on_its_way_back() -> None:
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    async with server, FaultProxy(("127.0.0.1", server.sockets[0].getsockname()[1])) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        proxy.flip(after=4)
+        for sent, got in ((b"012", b"012"), (b"345", b"3$5"), (b"678", b"678")):
+            writer.write(sent)
+            assert await reader.readexactly(3) == got
+        writer.close()

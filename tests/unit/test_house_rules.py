@@ -1,6 +1,7 @@
 """The rules of this house that no linter knows. Each failure says what to do instead."""
 
 import ast
+import functools
 import re
 import subprocess
 from collections import Counter
@@ -47,10 +48,12 @@ REGISTRY_HOST = re.compile(r"files\.python[h]osted|[p]ypi\.org/simple|registry\.
 MACHINE_PATH = re.compile(r"(?:^|[^\w.*-])/(?:[w]ork|[h]ome|[r]oot|[U]sers)/\w")
 
 
+@functools.cache
 def modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

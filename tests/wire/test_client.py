@@ -17,6 +17,7 @@ from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
+from tests.support.loops import LOOPS, SHIPPED, run_in
 from tests.support.upstreams import Conduct, Upstream
 from tests.support.waiting import until
 
@@ -293,6 +294,27 @@ async def test_a_cancelled_delivery_leaves_nothing_behind(conduct: Conduct) -> N
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not pumps()
+
+
+@pytest.mark.parametrize("loop", [SHIPPED, *(pytest.param(loop, marks=pytest.mark.full) for loop in LOOPS if loop != SHIPPED)])
+def test_a_slow_destination_over_tls_is_told_from_one_that_takes_nothing(loop: str, tmp_path: Path) -> None:
+    """What counts is what waits below TLS: above it everything was written long ago."""
+    certificate = make_certificate(tmp_path)
+    body = b"x" * 3_000_000
+
+    async def run() -> None:
+        slow, none = Conduct(bytes_per_second=3_000_000), Conduct(stop_reading_after=0)
+        async with (
+            Upstream(slow, tls=certificate.server_context(), receive_buffer=65536) as upstream,
+            destination(upstream.url, certificate.client_context(), idle_timeout_seconds=0.5) as to,
+        ):
+            assert (await deliver(to, body))[0] == 200
+            upstream.conduct = none
+            with pytest.raises(DestinationTimeout):
+                await deliver(to, body)
+        assert not pumps()
+
+    run_in(loop, run)
 
 
 async def test_the_total_timeout_ends_a_delivery_that_moves() -> None:

@@ -17,6 +17,8 @@ from tests.wire.test_client import destination
 
 UPLOADS = 12
 PIECES = 60
+SHORT = [(LOOPS[0], False), (LOOPS[0], True), (LOOPS[-1], False)]
+"""Every loop, and both sides of TLS; the last corner is for the long run."""
 
 
 @pytest.mark.full
@@ -26,8 +28,14 @@ async def test_clients_are_told_of_every_early_refusal(loop: str, is_tls: bool, 
     assert not await refuse_all(tmp_path, loop, list(EXPECTED), 30, is_tls=is_tls, RELAY_DATABASE_URL=database_url)
 
 
-@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("loop", "is_tls"),
+    [
+        (loop, is_tls) if (loop, is_tls) in SHORT else pytest.param(loop, is_tls, marks=pytest.mark.full)
+        for loop in LOOPS
+        for is_tls in (False, True)
+    ],
+)
 def test_what_breaks_while_it_is_written_to_is_read_out_and_leaves_nothing(loop: str, is_tls: bool, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path) if is_tls else None
     service = Refusing(certificate)

@@ -21,14 +21,14 @@ from tests.support.running_relay import RunningRelay, TestTenant, running_relay
 from tests.support.upstreams import Conduct, Upstream
 from tests.support.waiting import until
 
-STALLED = 100
+STALLED = 60
 BLOCKED = 20
-VANISHING = 250
+VANISHING = 120
 SLOWER_AT_MOST = 5
 SLACK_SECONDS = 0.1
 """For the machine: what one pause of it adds to a median of a few milliseconds."""
 
-UPLOADS = 30
+UPLOADS = 20
 CONTENT = b"x" * 10_000
 THREADS = 8
 

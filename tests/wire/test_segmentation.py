@@ -19,7 +19,7 @@ from relay.settings import MemorySettings
 from relay.wire.channel import Channel
 from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
-from relay.wire.turn import Turn
+from relay.wire.turn import Outgoing, Turn
 from tests.support.paper_transport import PaperTransport, cut
 from tests.support.raw_client import RawClient
 from tests.support.readings import NEXT, SENTINEL, AnswerReading, Ends, Reading, Request, bytes_of
@@ -142,14 +142,14 @@ async def read_answer(pieces: Sequence[bytes], method: str, turns: int = 0, *, i
     """What our transport makes of these pieces."""
     channel = Channel()
     transport = PaperTransport(channel)
-    turn = Turn(channel, httpx.Request(method, "http://a/a", content=b"abc"))
+    turn = Turn(channel, Outgoing.of(httpx.Request(method, "http://a/a", content=b"abc")))
     reading = AnswerReading()
 
     async def read() -> None:
         with contextlib.suppress(httpx.TransportError):
             await turn.run()
             reading.status, reading.ends = turn.status, "cut"
-            async for piece in turn.pieces():
+            while (piece := await turn.next_piece()) is not None:
                 reading.body += piece
             reading.ends = "whole"
 

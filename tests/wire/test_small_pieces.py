@@ -16,7 +16,7 @@ from relay.wire.channel import Channel
 from relay.wire.exchange import EXTENSION, UNREAD_LIMIT, Exchange
 from relay.wire.intake import Intake
 from relay.wire.server import Connection, Surroundings
-from relay.wire.turn import RECEIVE_LIMIT, Turn
+from relay.wire.turn import RECEIVE_LIMIT, Outgoing, Turn
 from tests.support.paper_transport import PaperTransport
 from tests.wire.test_server import POST, Receive, Scope, Send, answer
 
@@ -57,7 +57,7 @@ async def test_small_pieces_of_a_body_that_nobody_takes_are_held_within_the_boun
 async def test_small_pieces_of_an_answer_that_nobody_takes_are_held_within_the_bound() -> None:
     channel = Channel()
     transport = PaperTransport(channel)
-    turn = Turn(channel, httpx.Request("POST", "http://a/a", content=b"abc"))
+    turn = Turn(channel, Outgoing.of(httpx.Request("POST", "http://a/a", content=b"abc")))
     running = asyncio.create_task(turn.run())
     await asyncio.sleep(0)
     await transport.give([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])

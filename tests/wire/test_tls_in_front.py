@@ -19,8 +19,11 @@ from relay.cli import http_server
 from relay.cli.serve import check_front
 from relay.settings import SettingsInvalid, load_settings
 from relay.telemetry import REGISTRY
+from relay.wire import front as module
 from relay.wire.front import FrontCertificate
 from tests.support.certificates import Certificate, make_authority, make_certificate
+from tests.support.loops import LOOPS, run_in
+from tests.support.postgres import TemplateServer
 from tests.support.raw_client import RawClient
 from tests.support.running_relay import RunningRelay, running_relay
 from tests.support.upstreams import Upstream
@@ -212,6 +215,42 @@ def _hello(trust: ssl.SSLContext) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         trust.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1").do_handshake()
     return outgoing.read()
+
+
+@pytest.mark.parametrize("has_had_its_time", [True, False])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_beyond_so_many_handshakes_the_oldest_is_dropped_or_else_the_newest(
+    loop: str, has_had_its_time: bool, postgres_server: TemplateServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANDSHAKES_MOST", 3)
+    monkeypatch.setattr(module, "LEAST_SECONDS", 0.2 if has_had_its_time else 60)
+
+    async def run() -> None:
+        async with postgres_server.database() as url, front(url, tmp_path) as door, contextlib.AsyncExitStack() as stack:
+            dropped, completed = handshakes("dropped"), handshakes("completed")
+            hello = _hello(door.trust)
+            idle = [await stack.enter_async_context(RawClient(*door.relay.address)) for _ in range(3)]
+            await asyncio.sleep(0.3)
+            late = await stack.enter_async_context(RawClient(*door.relay.address))
+            if has_had_its_time:
+                await late.send(hello)
+                assert await late.end() == "data"
+                assert await idle[0].end() in {"fin", "rst"}
+                assert await idle[1].is_kept()
+            else:
+                assert await late.end() in {"fin", "rst"}
+                assert await idle[0].is_kept()
+            assert (handshakes("dropped") - dropped, handshakes("completed")) == (1, completed)
+            await idle[2].send(hello)
+            assert await idle[2].end() == "data"
+            for client in (*idle, late):
+                client.close()
+            await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "handshake"])
+            async with RawClient(*door.relay.address, tls=door.trust) as client:
+                await client.send(LIVE)
+                assert (await client.answer("GET")).status == 200
+
+    run_in(loop, run)
 
 
 async def test_a_handshake_that_hangs_does_not_hold_up_the_end(database_url: str, tmp_path: Path) -> None:

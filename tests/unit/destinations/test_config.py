@@ -235,7 +235,7 @@ def test_disk_has_no_secrets() -> None:
         parse_secrets("disk", {"headers": {}})
 
 
-@pytest.mark.parametrize("kind", ["ftp", ""])
+@pytest.mark.parametrize("kind", ["ftp", "S3", ""])
 def test_kind_that_is_not_supported_is_said_so(kind: str) -> None:
     with pytest.raises(RequestInvalid) as refused:
         parse_config(kind, {})

@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -25,7 +24,9 @@ from relay.destinations.s3_signing import EMPTY_SHA256, SCOPE, AccessKey, Bearer
 from relay.destinations.store_tools import StoreTools
 from relay.destinations.upload_notes import UploadNotes
 from relay.errors import DestinationMisconfigured, RequestInvalid
-from relay.wire.client import Account
+from relay.settings import DnsSettings
+from relay.wire.client import Account, Transport, make_client
+from relay.wire.names import Names
 
 SECRET = "secret-of-the-tests"
 GIVEN = {"access_key_id": "id-of-the-tests", "secret_access_key": SECRET}
@@ -51,7 +52,7 @@ class FixedSigner:
 
 async def signed_url(config: S3Config | GcsConfig, ask: Ask) -> Unsigned:
     signer = FixedSigner()
-    async with httpx.AsyncClient() as client:
+    async with make_client(Transport(Names(DnsSettings()), lambda _host, _address: True)) as client:
         with pytest.raises(DestinationMisconfigured):
             await Requests(client, Account("acme", str(uuid4())), config, signer).call(ask)
     return signer.asked[0]

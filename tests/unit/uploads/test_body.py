@@ -1,12 +1,15 @@
 import asyncio
+import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
-from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, UploadTooLarge
+from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, DigestMismatch, RelayError, UploadTooLarge
+from relay.protocols.digests import Claims
 from relay.settings import UploadSettings
 from relay.uploads.body import RequestBody
+from relay.wire.pieces import Piece
 from tests.support.bodies import Read, SourceOf
 
 
@@ -123,3 +126,65 @@ async def test_an_empty_body_is_whole_before_it_is_asked() -> None:
     assert source.is_whole
     assert await taken(source) == b""
     assert not source.is_asked
+
+
+def claim(content: bytes) -> Claims:
+    return Claims({"sha-256": hashlib.sha256(content).digest(), "crc32c": bytes.fromhex("364b3fb7")}, {b"repr-digest": "md5"})
+
+
+@pytest.mark.parametrize("declared", [3, None])
+async def test_a_body_that_is_as_claimed_comes_through_and_its_digests_are_told(declared: int | None) -> None:
+    source = body(reads(b"ab", b"c", None), declared=declared)
+    source.expect(claim(b"abc"))
+    assert await taken(source) == b"abc"
+    assert source.fault is None
+    assert source.digests == {
+        "crc32c": "364b3fb7",
+        "sha256": hashlib.sha256(b"abc").hexdigest(),
+        "md5": hashlib.md5(b"abc", usedforsecurity=False).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize(("chunks", "declared", "given"), [((b"ab", b"c"), 3, b"ab"), ((b"abc",), 3, b""), ((b"ab", b"c"), None, b"abc")])
+@pytest.mark.parametrize("is_poured", [True, False], ids=["poured", "iterated"])
+async def test_what_would_complete_a_body_that_is_not_as_claimed_is_not_given_away(
+    chunks: tuple[bytes, ...], declared: int | None, given: bytes, is_poured: bool
+) -> None:
+    source = body(reads(*chunks, None), declared=declared)
+    source.expect(claim(b"other"))
+    got = bytearray()
+
+    def take(piece: Piece) -> bool:
+        got.extend(piece)
+        return True
+
+    async def iterate() -> None:
+        async for chunk in source:
+            take(chunk)
+
+    with pytest.raises(DigestMismatch):
+        await (source.pour(take) if is_poured else iterate())
+    assert got == given
+    assert isinstance(source.fault, DigestMismatch)
+    with pytest.raises(DigestMismatch):
+        await source.pour(take)
+    with pytest.raises(DigestMismatch):
+        await anext(source)
+    assert got == given
+
+
+async def test_an_empty_body_that_is_not_as_claimed_is_known_at_once_or_at_its_end() -> None:
+    with pytest.raises(DigestMismatch):
+        body(reads(), declared=0).expect(claim(b"abc"))
+    chunked = body(reads(None))
+    chunked.expect(claim(b"abc"))
+    with pytest.raises(DigestMismatch):
+        await taken(chunked)
+
+
+async def test_a_body_that_is_cut_short_is_the_clients_departure_whatever_it_claimed() -> None:
+    source = body(reads(b"ab", ClientGone), declared=3)
+    source.expect(claim(b"abc"))
+    with pytest.raises(ClientGone):
+        await taken(source)
+    assert isinstance(source.fault, ClientGone)

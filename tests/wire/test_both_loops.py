@@ -1,0 +1,71 @@
+"""How the server reads, on both event loops, plain and over TLS: into the one buffer, and no more than there is use for."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from relay.wire.intake import LARGEST, TINY
+from tests.support.certificates import make_certificate
+from tests.support.loops import LOOPS, run_in
+from tests.support.raw_client import RawClient
+from tests.support.waiting import until
+from tests.wire.test_server import GET, POST, Counting, Receive, Scope, Send, count, serving, tell_path
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path) if is_tls else None
+    body = b"x" * 3_000_000
+
+    async def run() -> None:
+        Counting.asked = 0
+        async with serving(count, certificate=certificate) as served:
+            tls = certificate.client_context() if certificate is not None else None
+            reader, writer = await asyncio.open_connection(*served.address, ssl=tls)
+            for _ in range(2):
+                writer.write(POST % len(body) + body)
+                await writer.drain()
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert await reader.readexactly(7) == b"3000000"
+            writer.transport.abort()
+            await until(lambda: not served.connections)
+
+    run_in(loop, run)
+    assert Counting.asked >= 2 * len(body) // LARGEST
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_comes_behind_a_whole_request_is_held_within_a_bound(loop: str, is_tls: bool, tmp_path: Path) -> None:
+    """In reads of one byte as in any other."""
+    certificate = make_certificate(tmp_path) if is_tls else None
+
+    async def run() -> None:
+        gate = asyncio.Event()
+
+        async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+            await gate.wait()
+            await tell_path(scope, receive, send)
+
+        tls = certificate.client_context() if certificate is not None else None
+        async with serving(wait, certificate=certificate) as served, RawClient(*served.address, tls=tls) as client:
+            await client.send(GET % 0)
+            await client.send_slowly(GET % 1 + b"G", pause_seconds=0)
+            (connection,) = served.connections
+            before = len(connection._held)
+            sending = asyncio.create_task(client.try_to_send(b"ET /2 HTTP/1.1\r\n\r\n" + POST % 30_000_000 + b"x" * 30_000_000))
+            await asyncio.sleep(0.1)
+            assert len(connection._held) <= before + TINY
+            asked = Counting.asked
+            await asyncio.sleep(0.1)
+            assert Counting.asked == asked
+            gate.set()
+            for number in range(2):
+                assert (await client.answer()).body == b"/%d" % number
+            assert (await client.answer()).status == 400  # it names no host
+            sending.cancel()
+
+    run_in(loop, run)
