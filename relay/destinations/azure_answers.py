@@ -81,11 +81,19 @@ class Refused(Refusal):
         self.code = code if _CODE.fullmatch(code) else None
         super().__init__(f"{reply.status} {self.code}")
         self.status = reply.status
-        self.is_transient = reply.status in _TRANSIENT_STATUS or self.code in _ALTERED
-        wish = reply.fields.get("retry-after", "")
-        self.retry_after = min(float(wish), RETRY_AFTER_MOST) if _DIGITS.fullmatch(wish) else 0.0
+        self._wish = reply.fields.get("retry-after", "")
         self._clock = reply.fields.get("date", "")
         self._request_id = reply.fields.get("x-ms-request-id", "")[:64]
+
+    @property
+    def is_transient(self) -> bool:
+        """True when asking again may help."""
+        return self.status in _TRANSIENT_STATUS or self.code in _ALTERED
+
+    @property
+    def retry_after(self) -> float:
+        """How long the store wants to be left alone (seconds), within reason."""
+        return min(float(self._wish), RETRY_AFTER_MOST) if _DIGITS.fullmatch(self._wish) else 0.0
 
     @property
     def is_standing(self) -> bool:

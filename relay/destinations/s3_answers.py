@@ -8,9 +8,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from relay.destinations.s3_config import is_region
+from relay.destinations.store_requests import Refusal
 from relay.errors import DestinationBroke, DestinationMisconfigured, DiskFull, PathInvalid, RelayError
 
-ANSWER_MOST: Final = 1 << 20
 RETRY_AFTER_MOST: Final = 30.0
 
 _TRANSIENT_STATUS: Final = frozenset({429, 500, 502, 503, 504})
@@ -71,7 +71,7 @@ class Reply:
     attempts: int = 1
 
 
-class Refused(Exception):
+class Refused(Refusal):
     """A store said no. Never leaves the modules that speak with stores: ``explain`` says it to others."""
 
     def __init__(self, reply: Reply, code: str | None = None, region: str | None = None) -> None:

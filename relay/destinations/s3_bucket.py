@@ -21,7 +21,8 @@ from relay.destinations.object_store import NewObject
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import OwnedPiece
 from relay.destinations.s3_answers import Refused, Reply, explain, find_all, find_text, name_of, parse_xml, read_refusal
-from relay.destinations.s3_requests import Ask, Judge, Patience, Requests
+from relay.destinations.s3_requests import Ask, Judge, Requests
+from relay.destinations.store_requests import Patience
 from relay.errors import DestinationBroke, ObjectExists, RelayError
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")

@@ -25,7 +25,7 @@ from relay.destinations.parts import MOST_PARTS, Loan, OwnedPiece, Part, size_pa
 from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5, version_of
 from relay.destinations.s3_place import S3Place
-from relay.destinations.s3_requests import Patience
+from relay.destinations.store_requests import Patience
 from relay.destinations.upload_notes import UploadNote
 from relay.errors import ClientFault, DestinationBroke, DestinationMisconfigured, ObjectExists, RelayError, UploadTooLarge
 

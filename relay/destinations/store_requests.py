@@ -39,11 +39,15 @@ class Reply:
 class Refusal(Exception):
     """A store said no. Each kind has its own, and says it to others in our words."""
 
-    is_transient = False
-    """True when asking again may help."""
+    @property
+    def is_transient(self) -> bool:
+        """True when asking again may help."""
+        raise NotImplementedError
 
-    retry_after = 0.0
-    """How long the store wants to be left alone (seconds), within reason."""
+    @property
+    def retry_after(self) -> float:
+        """How long the store wants to be left alone (seconds), within reason."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,10 @@ class StoreLine:
         """The ``Host`` of requests."""
         return self._url.netloc.decode("ascii")
 
-    async def send(self, method: str, target: str, fields: Mapping[str, str], pieces: Sequence[OwnedPiece]) -> Reply:
-        """Send a request, once there is a connection for it.
+    async def send(
+        self, method: str, target: str, fields: Mapping[str, str], pieces: Sequence[OwnedPiece], total_seconds: float | None = None
+    ) -> Reply:
+        """Send a request, once there is a connection for it; from then on it may take so long.
 
         Raises:
             DependencyFault: the store cannot be reached, broke, or is too slow.
@@ -120,8 +126,9 @@ class StoreLine:
         request = Outgoing(method, target.encode("ascii"), lines, _HeldBody(pieces), self._connect_seconds, self._idle_seconds)
         async with self._connections:
             try:
-                return await self._exchange(request)
-            except httpx.TimeoutException:
+                async with asyncio.timeout(total_seconds):
+                    return await self._exchange(request)
+            except (TimeoutError, httpx.TimeoutException):
                 raise DestinationTimeout from None
             except (httpx.TransportError, httpx.StreamError):
                 raise DestinationBroke from None

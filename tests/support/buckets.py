@@ -13,7 +13,7 @@ from relay.destinations.object_store import NewObject, ObjectWriter, Published
 from relay.destinations.parts import PartMemory
 from relay.destinations.s3 import S3Store
 from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
-from relay.destinations.s3_requests import Patience
+from relay.destinations.store_requests import Patience
 from relay.destinations.store_tools import StoreTools
 from relay.destinations.tls_config import make_terms
 from relay.destinations.upload_notes import UploadNotes
