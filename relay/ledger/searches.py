@@ -65,7 +65,7 @@ from relay.ledger.rows import DAY, PATH_START, PATH_START_LIMIT, LedgerRow
 GLANCE: Final = 250
 """So many of the newest entries are looked at before a path is searched for day by day."""
 
-FEW: Final = 500
+FEW: Final = 1_000
 """So many candidates of a day are sorted sooner than avoided."""
 
 MONTHS_AT_ONCE: Final = 6
