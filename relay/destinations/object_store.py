@@ -91,8 +91,11 @@ class ObjectWriter(Protocol):
         """
         ...
 
-    async def discard(self) -> None:
-        """Leave nothing behind. Harmless twice, and after a publication; never raises, and ends within a bounded time."""
+    async def discard(self) -> Published | None:
+        """Leave nothing behind. Harmless twice, and after a publication; never raises, and ends within a bounded time.
+
+        Returns what is visible all the same: a publication that was given up on its way may have come to its end.
+        """
         ...
 
 
