@@ -204,6 +204,29 @@ async def test_a_part_that_lands_after_the_abort_is_aborted_too(bucket: TestBuck
     assert stores.tools.memory.held_bytes == 0
 
 
+async def test_a_store_without_end_of_words_is_not_listened_to_for_ever(bucket: TestBucket, stores: Stores) -> None:
+    pages = 0
+
+    def whim(asked: Asked) -> Whim:
+        nonlocal pages
+        if asked.is_create:
+            return Say(200, b"<Begun><UploadId>" + b"u" * 5_000 + b"</UploadId></Begun>")
+        if "uploads=" not in asked.target:
+            return Say(200, b"", {"etag": '"' + "e" * 5_000 + '"', "x-amz-version-id": "v" * 5_000})
+        pages += 1
+        one = f"<Upload><Key>a</Key><UploadId>{pages}</UploadId></Upload><NextKeyMarker>a</NextKeyMarker>"
+        return Say(200, f"<L><IsTruncated>true</IsTruncated><NextUploadIdMarker>{pages}</NextUploadIdMarker>{one}</L>".encode())
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        async with asyncio.timeout(10):
+            assert len(await store.place.bucket.list_uploads("a")) == pages < 100
+        published, _ = await store_object(store, NewObject("a"), [b"x"])
+        assert (published.etag, published.version) == (None, None)
+        with pytest.raises(DestinationBroke, match="has an id"):
+            await store_object(store, NewObject("a"), [DATA])
+
+
 @pytest.mark.parametrize("size", [10, pytest.param(PART + 1, marks=pytest.mark.full)], ids=["whole", "parts"])
 async def test_a_publication_that_nobody_waits_for_any_more_is_told(bucket: TestBucket, stores: Stores, size: int) -> None:
     held = asyncio.Event()
