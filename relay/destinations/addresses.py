@@ -50,6 +50,15 @@ def is_host(host: str, *, is_bracketed: bool = False) -> bool:
     return 0 < len(host) <= 253 and all(_HOST_LABEL.fullmatch(label) for label in host.removesuffix(".").split("."))
 
 
+def is_address(host: str) -> bool:
+    """True for an IP address, without brackets."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _checked_host(value: str) -> str:
     name, port = value, ""
     if found := _HOST_WITH_PORT.fullmatch(value):

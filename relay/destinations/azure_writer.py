@@ -24,6 +24,7 @@ from relay.destinations.azure_place import ASK_PATIENCE, AzurePlace
 from relay.destinations.object_store import NewObject, Pieces, Published
 from relay.destinations.part_digests import PartDigests
 from relay.destinations.parts import Loan, OwnedPiece, Part
+from relay.destinations.publication import Publication
 from relay.destinations.store_requests import Reply
 from relay.errors import DependencyFault, DestinationBroke, ObjectExists, RelayError, UploadTooLarge
 
@@ -93,6 +94,7 @@ class BlobWriter:
         self._block_digests: BlockDigests | None = None
         self._block_bytes = 0
         self._loan: Loan | None = None
+        self._publication = Publication()
         self.size = 0
 
     @property
@@ -229,6 +231,9 @@ class BlobWriter:
             ObjectExists: the name is taken and the destination refuses to replace.
             RelayError: the store cannot be reached, refuses, or has not what was sent.
         """
+        return await self._publication.run(self._publish())
+
+    async def _publish(self) -> Published:
         assert self._block_digests is not None  # noqa: S101 - seal has begun one at least
         md5 = self._block_digests.whole_md5
         content = Content(self._part.pieces, self._part.size, md5) if self._part is not None else Content((), self.size, md5)
@@ -289,14 +294,17 @@ class BlobWriter:
         if self._loan is not None:
             self._loan.release()
 
-    async def discard(self) -> None:
+    async def discard(self) -> Published | None:
         """Send nothing more, and hold nothing. Blocks that the store has it keeps unseen for a week: see the module."""
         sending = set(self._sending)
         for task in sending:
             task.cancel()
-        if sending:
-            await asyncio.wait(sending, timeout=CLEAN_UP_SECONDS)
-        self._release()
+        try:
+            if sending:
+                await asyncio.wait(sending, timeout=CLEAN_UP_SECONDS)
+            return await self._publication.end(CLEAN_UP_SECONDS)
+        finally:
+            self._release()
 
 
 def _published(fields: Mapping[str, str]) -> Published:

@@ -124,12 +124,13 @@ class DiskWriter:
         self._is_published = True
         return Published()
 
-    async def discard(self) -> None:
+    async def discard(self) -> Published | None:
         """Leave nothing, whatever the disk is doing. A file that is published stays."""
         if self._is_published:
-            return
+            return Published()
         self._file.abandon()
         await self._turns.end_with(self._file.discard)
+        return Published() if self._file.stands else None
 
 
 class Turns:

@@ -84,6 +84,11 @@ class PartialFile:
         """CRC-32C of what was written so far, in hex."""
         return f"{self._crc32c:08x}"
 
+    @property
+    def stands(self) -> bool:
+        """True when it has a name that ``discard`` does not take from it."""
+        return self._is_replacing and self._published is not None
+
     def open(self, declared_bytes: int | None = None) -> None:
         """Judge the target and make the file, without a visible name.
 

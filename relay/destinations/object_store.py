@@ -6,9 +6,12 @@ written there, and nothing of requests, forms or templates. Adding a kind is a c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay.destinations.destination import Finding
+
+WORD_LONGEST: Final = 1_024
+"""The answer to a form holds the words of its store a thousand times."""
 
 Pieces = Sequence[bytes | bytearray]
 """Bytes of an object in their order, owned by whoever is given them."""
@@ -32,10 +35,15 @@ class NewObject:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a store says of an object that it has made visible; ``None`` where it says nothing."""
+    """What a store says of an object that it has made visible; ``None`` where it says nothing, or more than anybody would keep."""
 
     etag: str | None = None
     version: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("etag", "version"):
+            if len(getattr(self, name) or "") > WORD_LONGEST:
+                object.__setattr__(self, name, None)
 
 
 class ObjectWriter(Protocol):
@@ -91,8 +99,11 @@ class ObjectWriter(Protocol):
         """
         ...
 
-    async def discard(self) -> None:
-        """Leave nothing behind. Harmless twice, and after a publication; never raises, and ends within a bounded time."""
+    async def discard(self) -> Published | None:
+        """Leave nothing behind. Harmless twice, and after a publication; never raises, and ends within a bounded time.
+
+        Returns what is visible all the same: a publication that was given up on its way may have come to its end.
+        """
         ...
 
 

@@ -26,6 +26,10 @@ from relay.destinations.store_requests import Patience
 from relay.errors import DestinationBroke, ObjectExists, RelayError
 
 _PLAIN_MD5: Final = re.compile(r"[0-9a-f]{32}")
+_PAGES_MOST: Final = 10
+_WORD_LONGEST: Final = 4_096
+"""Longer than what any store calls an upload or a part: whatever a store says is held until the upload ends."""
+
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NOT_WHAT_WAS_SENT: Final = "What the store says it has is not what was sent. Nothing was published."
 
@@ -162,7 +166,7 @@ class Bucket:
         reply = await self._ask(Ask("POST", key, [("uploads", "")], {**self._fields_of(new), **algorithm}), "put")
         root = parse_xml(reply.body)
         upload_id = find_text(root, "UploadId") if root is not None else None
-        if not upload_id:
+        if not upload_id or len(upload_id) > _WORD_LONGEST:
             raise DestinationBroke("The store began no multipart upload that has an id. Nothing was published.")
         return upload_id
 
@@ -175,7 +179,7 @@ class Bucket:
         except Refused as refused:
             raise self.explain(refused, "put") from None
         etag = reply.fields.get("etag")
-        if not etag:
+        if not etag or len(etag) > _WORD_LONGEST:
             raise DestinationBroke("The store took a part without naming it. Nothing was published.")
         return SentPart(number, etag, content.size, content.crc32c, self.dialect.told_checksum(reply.fields))
 
@@ -215,10 +219,10 @@ class Bucket:
         return True
 
     async def list_uploads(self, key: str) -> list[OpenUpload]:
-        """The multipart uploads of exactly this key that are open."""
+        """The multipart uploads of exactly this key that are open; not all of them where they are more than anybody begins."""
         found: list[OpenUpload] = []
         marks: list[tuple[str, str]] = []
-        while True:
+        for _ in range(_PAGES_MOST):
             reply = await self._ask(Ask("GET", None, [("prefix", key), *marks, ("uploads", "")]), "list")
             root = parse_xml(reply.body)
             if root is None:
@@ -230,8 +234,9 @@ class Bucket:
             key_mark, upload_mark = find_text(root, "NextKeyMarker"), find_text(root, "NextUploadIdMarker")
             next_marks = [("key-marker", key_mark or ""), ("upload-id-marker", upload_mark or "")]
             if find_text(root, "IsTruncated") != "true" or key_mark != key or next_marks == marks:
-                return found
+                break
             marks = next_marks
+        return found
 
     async def head(self, key: str) -> Standing | None:
         """What stands at a key; ``None`` when nothing does."""

@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from relay.destinations.addresses import BaseUrl
+from relay.destinations.addresses import BaseUrl, is_address
 from relay.destinations.keys import KeyTemplateText
 from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, misfit
 from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
@@ -102,6 +103,12 @@ class BucketConfig(ConfigMembers):
     @model_validator(mode="after")
     def _check_scheme(self) -> Self:
         check_scheme(self.tls, self.url, "endpoint_url")
+        return self
+
+    @model_validator(mode="after")
+    def _check_style(self) -> Self:
+        if not self.is_path_style and is_address(urlsplit(self.url).hostname or ""):
+            raise ValueError("there are no names below an address: set path_style to true, or leave it out")
         return self
 
     def check_beside(self, secret_names: Sequence[str], reveal: Reveal) -> None:

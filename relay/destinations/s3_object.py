@@ -22,6 +22,7 @@ from typing import Final
 from relay.destinations.object_store import NewObject, Pieces, Published
 from relay.destinations.part_digests import PartDigests
 from relay.destinations.parts import MOST_PARTS, Loan, OwnedPiece, Part, size_part
+from relay.destinations.publication import Publication
 from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5, version_of
 from relay.destinations.s3_place import S3Place
@@ -61,6 +62,7 @@ class S3Writer:
         self._creating: asyncio.Task[None] | None = None
         self._note: UploadNote | None = None
         self._loan: Loan | None = None
+        self._publication = Publication()
         self._is_over = False
         self._was_cut = False
         self.size = 0
@@ -219,6 +221,9 @@ class S3Writer:
 
     async def publish(self) -> Published:
         """Make the object visible, at once or not at all."""
+        return await self._publication.run(self._publish())
+
+    async def _publish(self) -> Published:
         is_conditional = False
         if self._place.is_refusing:
             conditions = await self._place.conditions()
@@ -301,11 +306,16 @@ class S3Writer:
         if self._loan is not None:
             self._loan.release()
 
-    async def discard(self) -> None:
+    async def discard(self) -> Published | None:
         """Leave nothing behind, within a bounded time; what could not be settled is left to the sweeper."""
-        if self._is_over:
-            return
-        self._is_over = True
+        try:
+            return await self._publication.end(CLEAN_UP_SECONDS)
+        finally:
+            if not self._is_over:
+                self._is_over = True
+                await self._clean_up()
+
+    async def _clean_up(self) -> None:
         sending = list(self._sending)
         for task in sending:
             task.cancel()

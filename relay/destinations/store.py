@@ -19,7 +19,7 @@ from dataclasses import asdict
 from relay.destinations.destination import Body, Delivery, Finding, Headers, Item, Receipt, StoredObject
 from relay.destinations.form_parts import FilePart, FormReader
 from relay.destinations.keys import KeyTemplate, Name
-from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter
+from relay.destinations.object_store import NewObject, ObjectStore, ObjectWriter, Published
 from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, MetadataInvalid, RangeRefused
 from relay.protocols.form_heads import is_form, parse_boundary
 from relay.protocols.header_rules import as_read
@@ -169,14 +169,16 @@ class _Filing:
         """The object is whole: make it visible, if one is waiting for that."""
         if self._writer is None or self._new is None:
             return
-        published = await self._writer.publish()
+        self._tell(self._writer, self._new, await self._writer.publish())
+
+    def _tell(self, writer: ObjectWriter, new: NewObject, published: Published) -> None:
         stored = StoredObject(
-            key=self._new.key,
-            size=self._writer.size,
-            content_type=self._new.fields.get("content-type"),
+            key=new.key,
+            size=writer.size,
+            content_type=new.fields.get("content-type"),
             filename=self._part.filename if self._part is not None else None,
             field=self._part.field if self._part is not None else None,
-            sha256=self._writer.sha256,
+            sha256=writer.sha256,
             etag=published.etag,
             version=published.version,
         )
@@ -184,9 +186,10 @@ class _Filing:
         self._writer = None
 
     async def discard(self) -> None:
-        """Leave nothing of an object that was not published."""
-        if self._writer is not None:
-            await self._writer.discard()
+        """Leave nothing of an object that was not published, and tell of one that was when nobody waited for it any more."""
+        writer, new = self._writer, self._new
+        if writer is not None and new is not None and (published := await writer.discard()) is not None:
+            self._tell(writer, new, published)
 
 
 class StoreDelivery:

@@ -122,7 +122,7 @@ class StoreLine:
         Raises:
             DependencyFault: the store cannot be reached, broke, or is too slow.
         """
-        lines = [(b"host", self.host.encode("ascii")), *((name.encode("ascii"), value.encode("ascii")) for name, value in fields.items())]
+        lines = [(b"host", self.host.encode("ascii")), *((name.encode("ascii"), value.encode("latin-1")) for name, value in fields.items())]
         request = Outgoing(method, target.encode("ascii"), lines, _HeldBody(pieces), self._connect_seconds, self._idle_seconds)
         async with self._connections:
             try:

@@ -55,9 +55,9 @@ class UploadNote:
             _append(self._noted.path, {"upload_id": upload_id})
 
     def remove(self) -> None:
-        """There is no such upload any more; harmless twice."""
+        """There is no such upload any more; harmless twice. A note that cannot be removed does no harm: the sweeper finds nothing."""
         self._is_open = False
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self._noted.path.unlink()
 
     def abandon(self) -> None:
@@ -91,7 +91,7 @@ class UploadNotes:
     def forget(self, noted: Noted) -> None:
         """An upload that was left is gone."""
         self.abandoned.pop(noted.path, None)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             noted.path.unlink()
 
     def living(self, besides: Path) -> Iterator[Noted]:

@@ -15,13 +15,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
+from uuid import UUID
 
 from relay.db.engine import Database
 from relay.destinations.opened import OpenDestinations
 from relay.destinations.s3 import S3Store
 from relay.destinations.store import StoreDestination
 from relay.destinations.upload_notes import Noted, UploadNotes, read_notes
-from relay.errors import RelayError
+from relay.errors import DestinationMisconfigured, RelayError
 from relay.ledger.folders import FolderLock
 from relay.tenants.owned_destinations import find_destination
 
@@ -71,6 +72,8 @@ class Sweeper:
     def __init__(self, notes: UploadNotes, find_store: FindStore) -> None:
         self._notes = notes
         self._find_store = find_store
+        self._away: set[UUID] = set()
+        """The destinations that did not answer in this sweep. They are asked once, so that nobody's dead store holds up the others."""
 
     async def run(self) -> None:
         """Sweep now, and again and again, until cancelled."""
@@ -88,6 +91,7 @@ class Sweeper:
             OSError: the folder of the notes cannot be read.
         """
         remaining = 0
+        self._away.clear()
         for noted in list(self._notes.abandoned.values()):
             remaining += not await self._settle(noted)
         for lock in self._notes.orphaned():
@@ -110,9 +114,11 @@ class Sweeper:
         age = datetime.now(UTC) - noted.since
         try:
             async with asyncio.timeout(NOTE_SECONDS):
-                is_settled = await self._end(noted, age)
+                is_settled = noted.destination not in self._away and await self._end(noted, age)
         except (RelayError, TimeoutError, OSError) as error:
             is_settled = False
+            if not isinstance(error, DestinationMisconfigured):
+                self._away.add(noted.destination)
             log.warning(
                 "an abandoned multipart upload cannot be aborted; it is tried again",
                 extra={"fields": {"destination": str(noted.destination), "error": type(error).__name__}},

@@ -12,7 +12,7 @@ from relay.destinations.object_store import NewObject
 from relay.errors import DestinationBroke, DestinationMisconfigured, ObjectExists, RelayError
 from tests.support.azurite import BLOCK, MIB, AzureStores, names_in, opened_azure, read_blob, store_blob
 from tests.support.fault_proxy import FaultProxy
-from tests.support.store_proxy import Alter, Asked, Cut, Flip, Lose, Say, StoreProxy, Whim
+from tests.support.store_proxy import Alter, Asked, Cut, Flip, Hold, Lose, Say, StoreProxy, Whim
 from tests.support.waiting import until
 
 DATA = os.urandom(2 * BLOCK + 1)
@@ -188,6 +188,37 @@ async def test_an_upload_given_up_while_blocks_go_holds_nothing(container: Conta
             await writer.discard()
         assert (held, azures.tools.memory.held_bytes) == (len(DATA), 0)
     assert names_in(container) == []
+
+
+async def test_a_publication_that_nobody_waits_for_any_more_is_told(container: ContainerClient, azures: AzureStores) -> None:
+    held = asyncio.Event()
+    async with proxy(container, lambda asked: Hold(held) if is_publication(asked) else None) as front:
+        writer = azures.open(container, url=front.url).begin(NewObject("a", len(SMALL)))
+        await writer.write([SMALL])
+        await writer.seal()
+        publishing = asyncio.create_task(writer.publish())
+        await until(lambda: front.count(is_publication) > 0)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        held.set()
+        published = await writer.discard()
+    assert published is not None and read_blob(container, "a") == SMALL
+    assert azures.tools.memory.held_bytes == 0
+
+
+async def test_giving_up_twice_holds_nothing(container: ContainerClient, azures: AzureStores) -> None:
+    async with FaultProxy(("127.0.0.1", urlsplit(container.url).port or 0)) as front:
+        writer = azures.open(container, url=f"http://127.0.0.1:{front.port}").begin(NewObject("a"))
+        await writer.open()
+        front.freeze()
+        await writer.write([DATA])
+        discarding = asyncio.create_task(writer.discard())
+        await asyncio.sleep(0)
+        discarding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await discarding
+        await until(lambda: azures.tools.memory.held_bytes == 0)
 
 
 @pytest.mark.full

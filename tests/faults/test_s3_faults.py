@@ -8,8 +8,12 @@ from functools import partial
 
 import pytest
 
+from relay.destinations.keys import KeyTemplate
 from relay.destinations.object_store import NewObject
+from relay.destinations.store import StoreDestination
 from relay.errors import DestinationBroke, DestinationMisconfigured, DestinationUnreachable, DiskFull, ObjectExists, RelayError
+from relay.settings import FormSettings
+from tests.support.bodies import ScriptedBody, make_item
 from tests.support.buckets import PART, Stores, store_object
 from tests.support.store_proxy import Asked, Cut, Flip, Hold, Lose, Say, StoreProxy, Whim, error_xml
 from tests.support.stores import SECRET_KEY, TestBucket
@@ -198,6 +202,56 @@ async def test_a_part_that_lands_after_the_abort_is_aborted_too(bucket: TestBuck
         late.set()
         assert bucket.open_uploads() == [] and proxy.count(lambda asked: asked.is_abort) >= 1
     assert stores.tools.memory.held_bytes == 0
+
+
+async def test_a_store_without_end_of_words_is_not_listened_to_for_ever(bucket: TestBucket, stores: Stores) -> None:
+    pages = 0
+
+    def whim(asked: Asked) -> Whim:
+        nonlocal pages
+        if asked.is_create:
+            return Say(200, b"<Begun><UploadId>" + b"u" * 5_000 + b"</UploadId></Begun>")
+        if "uploads=" not in asked.target:
+            return Say(200, b"", {"etag": '"' + "e" * 5_000 + '"', "x-amz-version-id": "v" * 5_000})
+        pages += 1
+        one = f"<Upload><Key>a</Key><UploadId>{pages}</UploadId></Upload><NextKeyMarker>a</NextKeyMarker>"
+        return Say(200, f"<L><IsTruncated>true</IsTruncated><NextUploadIdMarker>{pages}</NextUploadIdMarker>{one}</L>".encode())
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace")
+        async with asyncio.timeout(10):
+            assert len(await store.place.bucket.list_uploads("a")) == pages < 100
+        published, _ = await store_object(store, NewObject("a"), [b"x"])
+        assert (published.etag, published.version) == (None, None)
+        with pytest.raises(DestinationBroke, match="has an id"):
+            await store_object(store, NewObject("a"), [DATA])
+
+
+@pytest.mark.parametrize("size", [10, pytest.param(PART + 1, marks=pytest.mark.full)], ids=["whole", "parts"])
+async def test_a_publication_that_nobody_waits_for_any_more_is_told(bucket: TestBucket, stores: Stores, size: int) -> None:
+    held = asyncio.Event()
+
+    def whim(asked: Asked) -> Whim:
+        return Hold(held) if is_object(asked) or whole_complete(asked) else None
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        config = {"url": proxy.url, "overwrite": "replace"}
+        destination = StoreDestination(stores.open(bucket, **config), KeyTemplate("{path}"), FormSettings())
+        item = make_item("late.bin")
+
+        async def upload() -> None:
+            async with destination.deliver(item, ScriptedBody([DATA[:size]])):
+                pass
+
+        uploading = asyncio.create_task(upload())
+        await until(lambda: proxy.count(lambda asked: is_object(asked) or whole_complete(asked)) > 0)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        held.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        assert bucket.keys() == [stored.key for stored in item.landed] == ["late.bin"]
+        assert item.landed[0].size == size and stores.tools.memory.held_bytes == 0
 
 
 async def test_a_bucket_that_is_cut_off_in_the_middle_leaves_its_upload_to_the_sweeper(bucket: TestBucket, stores: Stores) -> None:

@@ -104,6 +104,27 @@ async def test_what_cannot_be_settled_is_tried_again(tmp_path: Path, plain_bucke
     assert plain_bucket.open_uploads() == []
 
 
+async def test_a_store_that_does_not_answer_is_asked_once_in_a_sweep(
+    tmp_path: Path, plain_bucket: TestBucket, living: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.uploads.sweeper.NOTE_SECONDS", 0.05)
+    store, asked = living.open(plain_bucket), []
+    dead = Dead(tmp_path, plain_bucket, store)
+    for key in ("a", "b", "c"):
+        dead.leave(key, is_id_known=True)
+    dead.die()
+
+    async def find(noted: Noted) -> MultipartStore | None:
+        asked.append(noted.key)
+        await asyncio.Event().wait()
+        return None
+
+    sweeper = Sweeper(living.tools.notes, find)
+    assert await sweeper.sweep() == 3 and len(asked) == 1
+    assert await sweeper.sweep() == 3 and len(asked) == 2
+    assert await Sweeper(living.tools.notes, leads_to(store)).sweep() == 0 and plain_bucket.open_uploads() == []
+
+
 @pytest.mark.full
 async def test_a_note_whose_destination_is_gone_is_dropped(tmp_path: Path, plain_bucket: TestBucket, living: Stores) -> None:
     dead = Dead(tmp_path, plain_bucket, living.open(plain_bucket))

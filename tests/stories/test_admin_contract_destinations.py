@@ -41,6 +41,7 @@ NO_STORES = [
     ("s3", {**BUCKET, "ambient_credentials": True}, KEY_PAIR, ("body", "secrets")),
     ("gcs", {"bucket": "b00"}, {"access_key_id": SECRET}, ("body", "secrets")),
     ("s3", {**BUCKET, "endpoint_url": "ftp://s3.example.com"}, KEY_PAIR, ("body", "config", "endpoint_url")),
+    ("s3", {**BUCKET, "endpoint_url": "http://[2001:4860::1]:9000", "path_style": False}, KEY_PAIR, ("body", "config")),
     ("s3", {**BUCKET, "part_bytes": 1}, KEY_PAIR, ("body", "config", "part_bytes")),
     ("s3", {**BUCKET, "key_template": "../{path}"}, KEY_PAIR, ("body", "config", "key_template")),
     ("s3", {**BUCKET, "prefix": "a/../b"}, KEY_PAIR, ("body", "config", "prefix")),

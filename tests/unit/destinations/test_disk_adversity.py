@@ -214,6 +214,18 @@ async def test_timed_out_after_the_name_was_given_it_is_withdrawn(
     assert (visible(root), temp_names(root)) == ({"acme": None}, []), way
 
 
+async def test_timed_out_after_it_replaced_another_one_it_is_told(
+    way: str, root: Path, make_disk: MakeDisk, monkeypatch: pytest.MonkeyPatch, jam: Jam
+) -> None:
+    (root / "acme").mkdir()
+    hang_in_sync(monkeypatch, jam, number=2)
+    item = make_item("a")
+    with pytest.raises(DestinationTimeout):
+        async with make_disk(is_replacing=True, idle_seconds=0.2).deliver(item, ScriptedBody([b"x"])):
+            pass
+    assert [stored.key for stored in item.landed] == ["a"] and visible(root)["acme/a"] == b"x", way
+
+
 async def test_what_was_withdrawn_is_only_our_own_file(root: Path, make_disk: MakeDisk, monkeypatch: pytest.MonkeyPatch, jam: Jam) -> None:
     (root / "acme").mkdir()
     hang_in_sync(monkeypatch, jam, number=2)
