@@ -132,7 +132,8 @@ async def test_the_members_of_an_entry_are_those_of_the_contract_in_its_order(tm
     assert " ".join(members) == (
         "request_id client_request_id upload_id tenant key_id destination method path protocol outcome code early client_left "
         "repeated status upstream_status bytes_in bytes_delivered bytes_out declared_length content_type filenames digests "
-        "started_at first_byte_at body_complete_at finished_at upstream_wait_ms client_address user_agent trace_id version worker objects"
+        "started_at first_byte_at body_complete_at finished_at upstream_wait_ms client_address user_agent trace_id version worker "
+        "objects fields"
     )
     assert members["request_id"] == entry.request_id
     assert members["upload_id"] == entry.upload_id
