@@ -39,6 +39,7 @@ class Login(BaseModel):
 def make_app() -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     problems.install(app)
+    app.add_middleware(RequestMiddleware, trusted=TrustedSettings())
 
     @app.get("/away")
     async def away() -> None:
