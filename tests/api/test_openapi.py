@@ -20,14 +20,15 @@ from relay.app import create_app
 from relay.settings import load_settings
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def app() -> FastAPI:
     """The whole application; nothing of it is started."""
     return create_app(load_settings({}))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def document(app: FastAPI) -> dict[str, Any]:
+    """As it is printed once; tests only read it."""
     return describe(app)
 
 
