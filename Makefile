@@ -13,6 +13,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
+# Where it is set, every process would compile all of Relay anew, and each of those that run tests all of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -56,7 +59,7 @@ bench-full: venv ## Measure everything. May be cut: the next one goes on where i
 	@$(BIN)/python -m bench run --full --continue $(BENCH_OPTIONS)
 
 # Outside the tree, so that a fresh clone does not pay for it again: 190 MB. Without it the tests of azure destinations are skipped.
-AZURITE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/relay/azurite-3.35.0
+AZURITE := $(or $(XDG_CACHE_HOME),$(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6))/.cache)/relay/azurite-3.35.0
 
 azurite: ## Install Azurite, which the tests of azure destinations speak with (once; needs npm).
 	@[ -f "$(AZURITE)/installed" ] || { mkdir -p "$(AZURITE)" && echo "installing Azurite into $(AZURITE) (once)" \

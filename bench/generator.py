@@ -26,7 +26,7 @@ from bench.loads import WARM_BYTES, Framing, request_pieces
 SPIN_SECONDS: Final = 0.0015
 """Waiting is exact to a millisecond; the rest before an appointed time is spent asking."""
 END_OF_HEAD: Final = b"\r\n\r\n"
-SINK_SAYS: Final = b"ok"
+SINK_SAYS: Final = "ok"
 RECEIVE_BYTES: Final = 1 << 16
 LONGEST_SECONDS: Final = 120.0
 LONGEST_ROLL_CALL_SECONDS: Final = 3_600.0
@@ -53,6 +53,8 @@ class Order:
     tenants: int = 0
     is_each_once: bool = False
     is_tls: bool = False
+    says: str = SINK_SAYS
+    """What every good answer holds."""
 
     @classmethod
     def read(cls) -> "Order":
@@ -109,6 +111,7 @@ class Line:
     is_waiting_to_send: bool = False
     answer: bytes = b""
     began: float = 0.0
+    says: bytes = SINK_SAYS.encode()
 
     def send(self) -> bool:
         """Send what can be sent; true when the whole request is out."""
@@ -133,14 +136,14 @@ class Line:
         if not data:
             raise AnswerWrongError(f"closed after {self.answer[:200]!r}")
         self.answer += data
-        return is_whole(self.answer)
+        return is_whole(self.answer, self.says)
 
 
-def is_whole(answer: bytes) -> bool:
+def is_whole(answer: bytes, says: bytes = SINK_SAYS.encode()) -> bool:
     """Whether the answer has come to its end.
 
     Raises:
-        AnswerWrongError: it is no success, or not the sink's: a server may answer for itself.
+        AnswerWrongError: it is no success, or does not say what it should: a server may answer for itself.
     """
     end = answer.find(END_OF_HEAD)
     if end < 0:
@@ -151,7 +154,7 @@ def is_whole(answer: bytes) -> bool:
     at = head.find(b"\r\ncontent-length:")
     length = int(head[at + 17 : head.index(b"\r\n", at + 17)]) if at >= 0 else None
     has_ended = answer.endswith(b"0\r\n\r\n") if length is None else len(answer) >= end + 4 + length
-    if has_ended and answer.find(SINK_SAYS, end) < 0:
+    if has_ended and answer.find(says, end) < 0:
         raise AnswerWrongError(answer[:400].decode("latin-1"))
     return has_ended
 
@@ -174,7 +177,7 @@ class Generator:
         sock = socket.create_connection(("127.0.0.1", self._order.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
-        line = self._lines[sock.fileno()] = Line(sock)
+        line = self._lines[sock.fileno()] = Line(sock, says=self._order.says.encode("ascii"))
         self._poll.register(sock.fileno(), select.EPOLLIN)
         return line
 

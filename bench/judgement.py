@@ -40,6 +40,7 @@ def _measure(trial: Trial, metric: Metric) -> float | None:
     per: Mapping[str, Callable[[], float]] = {
         "cpu_per_gib": lambda: trial.own_cpu / (trial.bytes / GIB),
         "cpu_per_request": lambda: trial.own_cpu / trial.requests * 1e6,
+        "seconds_per_gib": lambda: trial.seconds / (trial.bytes / GIB),
         "gib_per_second": lambda: trial.bytes / GIB / trial.seconds,
         "requests_per_second": lambda: trial.requests / trial.seconds,
     }

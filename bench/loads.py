@@ -16,8 +16,8 @@ FORM_HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filen
 FORM_TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 
 Framing = Literal["length", "chunked", "form"]
-SinkName = Literal["plain", "closing", "narrow"]
-"""``closing`` ends each connection after its answer; ``narrow`` has a receive buffer of 64 KiB."""
+SinkName = Literal["plain", "closing", "narrow", "disk", "bucket"]
+"""``closing`` ends each connection after its answer; ``narrow`` has a receive buffer of 64 KiB; the others keep what they are sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,11 @@ class Load:
     tenants: int = 0
     is_tls: bool = False
     sink: SinkName = "plain"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is sent is kept, not dropped."""
+        return self.sink in {"disk", "bucket"}
 
     @property
     def is_small(self) -> bool:
@@ -54,12 +59,18 @@ def request_head(path: str, key: str, framing: Framing, length: int) -> bytes:
     return "\r\n".join(lines).encode("ascii")
 
 
-def request_pieces(path: str, key: str, framing: Framing, size: int) -> list[memoryview]:
-    """One whole request as pieces to send. Large bodies are one block, named as often as it takes."""
+def body_pieces(size: int) -> list[memoryview]:
+    """So many bytes. Large bodies are one block, named as often as it takes."""
     block = memoryview(b"x" * min(size, BLOCK_BYTES))
     body = [block] * (size // len(block)) if size else []
     if rest := size - sum(map(len, body)):
         body.append(block[:rest])
+    return body
+
+
+def request_pieces(path: str, key: str, framing: Framing, size: int) -> list[memoryview]:
+    """One whole request as pieces to send."""
+    body = body_pieces(size)
     if framing == "chunked":
         chunk = b"%x\r\n" % CHUNK_BYTES + b"x" * CHUNK_BYTES + b"\r\n"
         in_a_block = BLOCK_BYTES // CHUNK_BYTES

@@ -134,17 +134,6 @@ def cpu_seconds(pid: int) -> float:
     return own + (int(fields[13]) + int(fields[14])) / TICKS
 
 
-def private_bytes(pids: Sequence[int]) -> int:
-    """The memory that these processes have for themselves."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-                if line.startswith("RssAnon:"):
-                    total += int(line.split()[1]) << 10
-    return total
-
-
 @dataclass(frozen=True, slots=True)
 class Spent:
     """Processor time: of a server's own processes, and of its Postgres (None where it has none)."""

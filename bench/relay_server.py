@@ -8,17 +8,20 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.lag_probe import VARIABLE
+from bench.loads import SinkName
 from bench.processes import BrokenError, Child, free_port
-from bench.servers import Place, Server
+from bench.servers import ACCESS_KEY, BUCKET, SECRET_KEY, Place, Server
 from relay.settings import EMBEDDED, variables
 
 MOST_CONNECTIONS = 10_000
 LAG_APP = "bench.lag_probe:create_app"
 LAG_FILE = "lag"
+DISK_DIRECTORY = "in"
 
 
 class Desk:
@@ -44,12 +47,22 @@ class Desk:
         except urllib.error.HTTPError as error:
             raise BrokenError(f"{path}: {error.code} {error.read(500)!r}") from None
 
-    def make_tenant(self, slug: str, sink: int) -> str:
-        """Make a tenant whose uploads go to a sink; return its key."""
+    def make_tenant(self, slug: str, destination: Mapping[str, Any]) -> str:
+        """Make a tenant whose uploads go to one destination; return its key."""
         self.post("/tenants", {"slug": slug})
-        config = {"base_url": f"http://127.0.0.1:{sink}/u", "max_connections": MOST_CONNECTIONS}
-        self.post(f"/tenants/{slug}/destinations", {"name": "sink", "kind": "http", "config": config})
+        self.post(f"/tenants/{slug}/destinations", {"name": "sink", **destination})
         return str(self.post(f"/tenants/{slug}/keys", {})["key"])
+
+
+def _destination(place: Place, name: SinkName) -> dict[str, Any]:
+    """Where the uploads of a sink's tenant go."""
+    if name == "disk":
+        return {"kind": "disk", "config": {"directory": DISK_DIRECTORY, "overwrite": "replace"}}
+    url = f"http://127.0.0.1:{place.sinks[name]}"
+    if name == "bucket":
+        config = {"bucket": BUCKET, "prefix": "relay", "endpoint_url": url, "overwrite": "replace"}
+        return {"kind": "s3", "config": config, "secrets": {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}}
+    return {"kind": "http", "config": {"base_url": f"{url}/u", "max_connections": MOST_CONNECTIONS}}
 
 
 def _no_checks() -> ssl.SSLContext:
@@ -69,7 +82,7 @@ def find_tls_variables() -> dict[str, str] | None:
 def start_relay(
     place: Place, *, workers: int = 1, is_probed: bool = False, is_tls: bool = False, database_url: str | None = None
 ) -> Server:
-    """Start ``relay serve``, with an embedded Postgres unless there is one to use, and make a tenant for each sink."""
+    """Start ``relay serve``, with an embedded Postgres unless there is one to use, and make a tenant for each place that uploads go to."""
     port, token = free_port(), secrets.token_urlsafe()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
     env |= {
@@ -79,6 +92,7 @@ def start_relay(
         "RELAY_ADMIN_TOKEN": token,
         "RELAY_SECRET_KEY": "bench:" + base64.b64encode(secrets.token_bytes(32)).decode(),
         "RELAY_EGRESS_ALLOW": "127.0.0.0/8",
+        "RELAY_DISK_ROOT": str(place.kept),
     }
     command = [sys.executable, "-m", "relay", "serve", "--workers", str(workers)]
     if is_tls:
@@ -94,7 +108,7 @@ def start_relay(
         child.wait_until(lambda: b"listening on" in _beginning(log))
         desk = Desk(f"{'https' if is_tls else 'http'}://127.0.0.1:{port}", token)
         mark = secrets.token_hex(4)
-        keys = {name: desk.make_tenant(f"bench-{mark}-{name}", sink) for name, sink in place.sinks.items()}
+        keys = {name: desk.make_tenant(f"bench-{mark}-{name}", _destination(place, name)) for name in place.sinks}
     except BaseException:
         child.stop()
         raise

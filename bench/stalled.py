@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, replace
 
 from bench.loads import KIB, MIB, Load
-from bench.processes import private_bytes, tree_of
+from bench.memory import private_bytes
+from bench.processes import tree_of
 from bench.rows import Entrant
 from bench.servers import Server
 from bench.stage import Stage

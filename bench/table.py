@@ -24,6 +24,9 @@ WORDS: dict[Metric, tuple[str, str]] = {
     "lost": ("uploads lost", ".0f"),
     "kib_per_tenant": ("KiB for each tenant", ".2f"),
     "refused": ("refused at first", ".0f"),
+    "seconds_per_gib": ("s/GiB", ".2f"),
+    "peak_mib": ("peak MiB", ".0f"),
+    "mib_each": ("MiB each upload", ".1f"),
 }
 
 
@@ -52,7 +55,9 @@ def blocks(rows: Sequence[Row], results: Results) -> Iterator[Block]:
 
 
 def _lines(row: Row, rounds: Sequence[dict[str, Trial]]) -> tuple[list[str], list[list[str]]]:
-    if row.kind == "load" and row.group != "lag" and row.load.rate is None:
+    if row.kind == "kept":
+        metrics: list[Metric] = ["cpu_per_gib", "seconds_per_gib", "peak_mib", "mib_each"]
+    elif row.kind == "load" and row.group != "lag" and row.load.rate is None:
         metrics = list(own_metrics(row))
     else:
         known = {name: None for each in rounds for trial in each.values() for name in trial.values}
@@ -60,7 +65,11 @@ def _lines(row: Row, rounds: Sequence[dict[str, Trial]]) -> tuple[list[str], lis
         metrics += ["cpu_per_request"] if row.kind == "tenants" or row.load.rate is not None else []
     # A metric of one entrant against another: Relay divided by it, within each round.
     ratio = metrics[0] if metrics and metrics[0] in {"cpu_per_gib", "cpu_per_request"} else None
-    head = ["", *(WORDS[metric][0] for metric in metrics), *(["Relay ÷ it: CPU", "Relay ÷ it: speed"] if ratio else [])]
+    head = [
+        "",
+        *(WORDS[metric][0] for metric in metrics),
+        *(["Relay ÷ it: CPU", "Relay ÷ it: time" if row.kind == "kept" else "Relay ÷ it: speed"] if ratio else []),
+    ]
     head += ["Postgres s", "generator s", "sink s"]
     lines = []
     for entrant in row.entrants:

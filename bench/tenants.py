@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from bench.processes import BrokenError, private_bytes, tree_of
+from bench.memory import private_bytes
+from bench.processes import BrokenError, tree_of
 from bench.rows import Entrant
 from bench.stage import Stage
 from bench.trials import Trial, generator, hear, order_for, rest, run_load, say

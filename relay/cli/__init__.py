@@ -21,7 +21,7 @@ WRONG_USAGE = 2
 NOT_FOUND_OR_CONFLICT = 3
 
 COMMANDS = {
-    "demo": "Start everything at once: Postgres, the relay, an example upstream, a tenant with a key.",
+    "demo": "Start everything at once: Postgres, the relay, an example upstream and bucket, a tenant with a key.",
     "serve": "Run the relay: a supervisor and its workers.",
     "migrate": "Bring the database to the schema of this release.",
     "doctor": "Check everything that Relay needs on this host, and say what to do.",

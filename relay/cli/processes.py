@@ -1,8 +1,8 @@
 """The supervisor: one light process that starts the others, replaces the dead, and ends them all.
 
 Theory of operation
-    Every child is ``python -m relay <command>`` in a process group of its own, so that a terminal's Ctrl-C
-    reaches the supervisor alone. Between supervisor and child runs one socket pair, the child's standard
+    Every child is ``python -m relay <command>``, or a program that is not ours, in a process group of its own, so
+    that a terminal's Ctrl-C reaches the supervisor alone. Between supervisor and child runs one socket pair, the child's standard
     input: the supervisor *tells* the child its last settings (a JSON object; addresses and secrets that are
     known late never stand on a command line), the child says ``ready`` when it is. A child may therefore be
     spawned early, import what it needs while Postgres starts, and wait for the word.
@@ -31,6 +31,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Protocol, Self
+
+from relay.db import launch
 
 REFUSED = 3
 """Exit code of a child that cannot start and has said why."""
@@ -74,7 +76,10 @@ class Watched(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run: ``python -m relay <command>``, with the sockets it inherits, by name."""
+    """What to run: ``python -m relay <command>``, with the sockets it inherits, by name.
+
+    Or, where ``is_foreign``, ``command`` as it is: with ``environment`` and no other, because ours holds secrets.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -82,6 +87,8 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     once: tuple[str, ...] = ()
     """Further arguments of the first process alone; its successors have nothing left to prepare."""
+
+    is_foreign: bool = False
 
 
 @dataclass(slots=True)
@@ -185,15 +192,11 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         program = child.program
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "relay", *program.command, "--parent", str(os.getpid())]
-        command += () if child.was_ever_ready else program.once
-        for name, bound in program.sockets.items():
-            command += ["--socket", f"{name}={bound.fileno()}"]
         with theirs:
-            child.process = subprocess.Popen(  # noqa: S603 - ourselves
-                command,
+            child.process = subprocess.Popen(  # noqa: S603 - ourselves, or a program that we located
+                _foreign_command(program) if program.is_foreign else _own_command(program, is_first=not child.was_ever_ready),
                 stdin=theirs.fileno(),
-                env={**os.environ, **program.environment},
+                env={**({} if program.is_foreign else os.environ), **program.environment},
                 pass_fds=[bound.fileno() for bound in program.sockets.values()],
                 process_group=0,
             )
@@ -279,7 +282,7 @@ class Supervisor:
         child.close_channel()
         self._forget(process.pid)
         kin = [other for other in self._children if other.program.command == child.program.command]
-        if process.returncode == REFUSED and not any(other.was_ever_ready for other in kin):
+        if process.returncode == REFUSED and not child.program.is_foreign and not any(other.was_ever_ready for other in kin):
             raise ChildRefused(child.program.name)
         lived = time.monotonic() - child.started_at >= LIVED_SECONDS
         child.quick_deaths = 0 if lived else child.quick_deaths + 1
@@ -290,7 +293,7 @@ class Supervisor:
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
     def _stop_children(self) -> None:
-        """End every child: ask, wait, then kill. Those without sockets (the example upstream) go last."""
+        """End every child: ask, wait, then kill. Those without sockets (the demo's examples) go last."""
         for listening in self._listening:
             listening.close()
         serving = [child for child in self._children if child.program.sockets]
@@ -315,6 +318,18 @@ class Supervisor:
                 child.process.wait()
                 child.process = None
             child.close_channel()
+
+
+def _own_command(program: Program, *, is_first: bool) -> list[str]:
+    command = [sys.executable, "-m", "relay", *program.command, "--parent", str(os.getpid()), *(program.once if is_first else ())]
+    for name, bound in program.sockets.items():
+        command += ["--socket", f"{name}={bound.fileno()}"]
+    return command
+
+
+def _foreign_command(program: Program) -> list[str]:
+    """The program, after a step that has the kernel end it with us."""
+    return [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "-", "-", *program.command]
 
 
 def _send(processes: "Sequence[subprocess.Popen[bytes]]", number: signal.Signals) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from relay.destinations.addresses import BaseUrl
 from relay.destinations.keys import KeyTemplateText
 from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, check_relative, misfit
-from relay.destinations.tls_config import CLIENT_KEY, TlsConfig, TlsSecrets, check_identity, find_client_key
+from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
 
 MIB: Final = 1 << 20
 LARGEST_BLOCK: Final = 4_000 * MIB
@@ -87,17 +87,11 @@ class AzureConfig(ConfigMembers):
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="Requests to the store at once; more of them wait.")
-    tls: TlsConfig | None = None
-
-    @field_validator("tls")
-    @classmethod
-    def _drop_empty(cls, value: TlsConfig | None) -> TlsConfig | None:
-        return None if value == TlsConfig() else value
+    tls: Tls = None
 
     @model_validator(mode="after")
     def _check_scheme(self) -> Self:
-        if self.tls is not None and not self.url.startswith("https:"):
-            raise ValueError("tls belongs to an endpoint_url of https://: change that, or set tls to null")
+        check_scheme(self.tls, self.url, "endpoint_url")
         return self
 
     @property

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, SecretStr, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SecretStr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from relay.destinations.addresses import BaseUrl, Host
 from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers
-from relay.destinations.tls_config import CLIENT_KEY, TlsConfig, TlsSecrets, check_identity, find_client_key
+from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
 from relay.protocols.header_rules import HOP_BY_HOP
 
 _HEADERS_MOST = 64
@@ -49,21 +49,15 @@ class HttpConfig(ConfigMembers):
     host: Host | None = Field(
         None, description="The `Host` that the service is sent; by default that of `base_url`. It changes nothing else."
     )
-    tls: TlsConfig | None = None
+    tls: Tls = None
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60
     total_timeout_seconds: Seconds | None = None
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
 
-    @field_validator("tls")
-    @classmethod
-    def _drop_empty(cls, value: TlsConfig | None) -> TlsConfig | None:
-        return None if value == TlsConfig() else value
-
     @model_validator(mode="after")
     def _check_scheme(self) -> Self:
-        if self.tls is not None and not self.base_url.startswith("https:"):
-            raise ValueError("tls belongs to a base_url of https://: change that, or set tls to null")
+        check_scheme(self.tls, self.base_url, "base_url")
         return self
 
     @model_serializer(mode="wrap")

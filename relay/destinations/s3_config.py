@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from relay.destinations.addresses import BaseUrl, is_address
 from relay.destinations.keys import KeyTemplateText
 from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, misfit
-from relay.destinations.tls_config import CLIENT_KEY, TlsConfig, TlsSecrets, check_identity, find_client_key
+from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
 
 SMALLEST_PART = 5 << 20
 LARGEST_PART = 5 << 30
@@ -94,21 +94,15 @@ class BucketConfig(ConfigMembers):
     ambient_credentials: bool = Field(
         default=False, description="Use the credentials of the machine that Relay runs on. Then no others may be given."
     )
-    tls: TlsConfig | None = None
+    tls: Tls = None
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60
     total_timeout_seconds: Seconds | None = Field(None, description="Longest time of one request to the store.")
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="Requests to the store at once; more wait.")
 
-    @field_validator("tls")
-    @classmethod
-    def _drop_empty(cls, value: TlsConfig | None) -> TlsConfig | None:
-        return None if value == TlsConfig() else value
-
     @model_validator(mode="after")
     def _check_scheme(self) -> Self:
-        if self.tls is not None and not self.url.startswith("https:"):
-            raise ValueError("tls belongs to an endpoint_url of https://: change that, or set tls to null")
+        check_scheme(self.tls, self.url, "endpoint_url")
         return self
 
     @model_validator(mode="after")

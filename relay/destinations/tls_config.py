@@ -39,6 +39,23 @@ class TlsConfig(Members):
     )
 
 
+def _drop_empty(value: TlsConfig | None) -> TlsConfig | None:
+    return None if value == TlsConfig() else value
+
+
+Tls = Annotated[TlsConfig | None, AfterValidator(_drop_empty)]
+
+
+def check_scheme(tls: TlsConfig | None, url: str, member: str) -> None:
+    """Refuse TLS settings for what is not reached by TLS.
+
+    Raises:
+        ValueError: says what to change.
+    """
+    if tls is not None and not url.startswith("https:"):
+        raise ValueError(f"tls belongs to a {member} of https://: change that, or set tls to null")
+
+
 class TlsSecrets(Members):
     """The key of ``config.tls.client_certificate``."""
 

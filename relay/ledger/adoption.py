@@ -66,6 +66,7 @@ class Adoption:
     def close(self) -> None:
         """Let the thread go. Call it when ``run`` does not run."""
         self._executor.shutdown(wait=True)
+        self._add_waiting(-self._waiting)
 
     async def adopt_all(self) -> None:
         """Settle every journal that belongs to nobody, waiting for Postgres where it is away.

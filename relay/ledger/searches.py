@@ -68,7 +68,7 @@ GLANCE: Final = 250
 PAGE_BYTES: Final = 8 << 20
 """A form may put half a megabyte into an entry, and a page that somebody waits for is held whole."""
 
-FEW: Final = 500
+FEW: Final = 1_000
 """So many candidates of a day are sorted sooner than avoided."""
 
 MONTHS_AT_ONCE: Final = 6

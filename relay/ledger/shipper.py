@@ -88,8 +88,10 @@ class Shipper:
         return not self._journal.entries
 
     def close(self) -> None:
-        """Let the thread go. Call it when neither ``run`` nor ``drain`` runs."""
+        """Let the thread go, and tell no longer of what is left. Call it when neither ``run`` nor ``drain`` runs."""
         self._executor.shutdown(wait=True)
+        JOURNAL_ENTRIES.inc(-self._published)  # what is left is the next process's
+        self._published = 0
 
     async def _wait_for_entries(self) -> None:
         self._publish()

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from relay.api import problems
+from relay.api.middleware import RequestMiddleware
 from relay.errors import (
     ClientFault,
     DatabaseUnavailable,
@@ -27,6 +28,7 @@ from relay.errors import (
     RequestInvalid,
     TenantNotFound,
 )
+from relay.settings import TrustedSettings
 
 
 class Login(BaseModel):
@@ -37,6 +39,7 @@ class Login(BaseModel):
 def make_app() -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     problems.install(app)
+    app.add_middleware(RequestMiddleware, trusted=TrustedSettings())
 
     @app.get("/away")
     async def away() -> None:
@@ -69,7 +72,9 @@ def make_app() -> FastAPI:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://relay.test") as made:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(RequestMiddleware(make_app(), TrustedSettings())), base_url="http://relay.test"
+    ) as made:
         yield made
 
 

@@ -67,6 +67,13 @@ def test_answer_that_is_not_the_sinks_ends_the_run(answer: bytes) -> None:
         is_whole(answer)
 
 
+def test_answer_has_to_say_what_it_was_asked_for() -> None:
+    answer = b'HTTP/1.1 201 Created\r\nContent-Length: 12\r\n\r\n{"sha256":1}'
+    assert is_whole(answer, b'"sha256":')
+    with pytest.raises(AnswerWrongError):
+        is_whole(answer, b'"md5":')
+
+
 def test_each_key_is_used_once_and_again_when_it_was_refused(tmp_path: Path) -> None:
     keys = ["rk_one", "rk_two", "rk_three"]
     (tmp_path / "keys").write_text("\n".join(keys), encoding="ascii")

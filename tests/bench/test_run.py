@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.kept import COPY_COMMANDS
 from bench.loads import KIB, MIB, Load
+from bench.processes import BrokenError
 from bench.record import Record, read_results
 from bench.rows import DIRECT, NGINX, NGINX_AGAIN, RELAY, Entrant, Row, all_rows
 from bench.servers import find_program
@@ -47,6 +49,29 @@ def test_run_that_was_cut_does_only_what_is_left(tmp_path: Path) -> None:
     Session(Record(record.path, is_continued=True), replace(TINY, rounds=2)).run([row])
     kinds = [json.loads(line)["kind"] for line in record.path.read_text(encoding="utf-8").splitlines()]
     assert kinds == ["trial", "round"] * 2
+
+
+def kept_row(*servers: str) -> Row:
+    load = Load(size=2 * MIB, connections=1, sink="disk")
+    entrants = [Entrant(name=name, server=name, load=load) for name in servers]
+    return Row(name="disk", title="disk", entrants=entrants, group="disk", kind="kept")
+
+
+def test_copies_are_measured_and_leave_nothing(tmp_path: Path) -> None:
+    record = Record(tmp_path / "results.jsonl")
+    row = kept_row("copy", "copy-unsynced")
+    Session(record, TINY).run([row])
+    (trials,) = read_results(record.path).rounds_of("disk")
+    for trial in trials.values():
+        assert trial.bytes == trial.requests * 2 * MIB > 0
+        assert trial.own_cpu > 0
+    assert "s/GiB" in "\n".join(told_on_terminal([row], record.results))
+
+
+def test_who_does_not_keep_what_it_was_sent_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COPY_COMMANDS, "copy", lambda _source, target: [["cp", "/dev/null", str(target)]])
+    with pytest.raises(BrokenError, match=r"kept were files of \[0\] bytes instead of one of 2097152"):
+        Session(Record(tmp_path / "results.jsonl"), TINY).run([kept_row("copy")])
 
 
 @pytest.mark.full

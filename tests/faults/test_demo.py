@@ -1,5 +1,6 @@
 """``relay demo`` from the outside: what it prints, what its lines do, and what is left when something dies."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -23,6 +24,9 @@ from tests.support.processes import ROOT, Running, command_of, descendants_of, f
 GONE_WITHIN_SECONDS = 2.0
 KEYS = ["url", "tenant", "key", "admin-token", "upload", "forward", "ledger", "ready"]
 
+LISTENS = ("RELAY_LISTEN", "RELAY_DEMO_UPSTREAM_LISTEN", "RELAY_DEMO_BUCKET_LISTEN")
+PATTERNS = {"worker": r"relay worker ", "upstream": r"relay upstream ", "bucket": r"^\S+rclone serve s3 ", "postgres": r"postgres -D "}
+
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -31,6 +35,7 @@ def make_environment() -> dict[str, str]:
         "RELAY_DATA_DIR": str(make_private_folder()),
         "RELAY_LISTEN": f"127.0.0.1:{free_port()}",
         "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}",
+        "RELAY_DEMO_BUCKET_LISTEN": f"127.0.0.1:{free_port()}",
     }
 
 
@@ -63,8 +68,8 @@ def running_demo() -> Iterator[tuple[Running, dict[str, str], dict[str, str]]]:
 def demo(environment: dict[str, str], *arguments: str) -> Iterator[tuple[Running, dict[str, str]]]:
     with relay("demo", *arguments, environment=environment) as running:
         running.wait_for_line("^ready$", 60)
-        last = [line.partition(": ") for line in running.lines[-len(KEYS) :]]
-        assert [name for name, _, _ in last] == KEYS
+        last = [line.partition(": ") for line in running.lines[-len(KEYS) - 1 :]]
+        assert [name for name, _, _ in last[1:]] == KEYS
         yield running, {name: value for name, _, value in last}
 
 
@@ -73,19 +78,28 @@ def family(running: Running) -> dict[str, int]:
     found = {"supervisor": running.pid}
     for pid in descendants_of(running.pid):
         command = command_of(pid)
-        for name, pattern in {"worker": r"relay worker ", "upstream": r"relay upstream ", "postgres": r"postgres -D "}.items():
+        for name, pattern in PATTERNS.items():
             if re.search(pattern, command):
                 found[name] = pid
     return found
 
 
 def ports(environment: dict[str, str]) -> list[int]:
-    return [int(environment[name].rpartition(":")[2]) for name in ("RELAY_LISTEN", "RELAY_DEMO_UPSTREAM_LISTEN")]
+    return [int(environment[name].rpartition(":")[2]) for name in LISTENS]
 
 
 def assert_nothing_is_left(pids: list[int], environment: dict[str, str]) -> None:
     poll(lambda: not any(is_alive(pid) for pid in pids), "processes are left", GONE_WITHIN_SECONDS)
     poll(lambda: not any(is_open(port) for port in ports(environment)), "a port is taken", GONE_WITHIN_SECONDS)
+
+
+def assert_bucket_asks_for_its_key(environment: dict[str, str], pid: int) -> None:
+    """Nobody gets in without the key, which no command line tells, and of the relay's own secrets the program knows none."""
+    assert httpx.get(f"http://{environment['RELAY_DEMO_BUCKET_LISTEN']}/demo").is_client_error
+    written = json.loads((Path(environment["RELAY_DATA_DIR"]) / "demo.json").read_text(encoding="utf-8"))
+    inherited = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8")
+    assert written["bucket_key"] in inherited and "RELAY_" not in inherited
+    assert written["secret_key"] not in inherited and written["bucket_key"].partition(",")[2] not in command_of(pid)
 
 
 def paste(line: str, folder: Path) -> str:
@@ -105,12 +119,16 @@ def readme(tmp_path: Path) -> bytes:
 def test_printed_lines_work_and_the_second_start_keeps_everything(empty: dict[str, str], tmp_path: Path, readme: bytes) -> None:
     environment = empty
     with demo(environment) as (running, first):
-        assert re.fullmatch(r"started in \d+\.\d s", running.lines[-len(KEYS) - 1])
+        assert re.fullmatch(r"started in \d+\.\d s", running.lines[-len(KEYS) - 2])
         assert httpx.get(f"{first['url']}/readyz").status_code == 200
         for _ in range(2):
             stored = json.loads(paste(first["upload"], tmp_path))["objects"]
             assert [(item["key"], item["size"]) for item in stored] == [("README.md", len(readme))]
         assert (Path(environment["RELAY_DATA_DIR"]) / "disk/demo/README.md").read_bytes() == readme
+        for _ in range(2):
+            assert json.loads(paste(first["bucket"], tmp_path))["objects"][0]["sha256"] == hashlib.sha256(readme).hexdigest()
+        assert (Path(environment["RELAY_DATA_DIR"]) / "bucket/demo/README.md").read_bytes() == readme
+        assert_bucket_asks_for_its_key(environment, family(running)["bucket"])
         echoed = json.loads(paste(first["forward"], tmp_path))
         assert (echoed["path"], echoed["query"]) == ("/upload/hello/world", {"q1": "x"})
         assert [part["size"] for part in echoed["parts"]] == [len(readme)]
@@ -120,10 +138,13 @@ def test_printed_lines_work_and_the_second_start_keeps_everything(empty: dict[st
     with demo(environment) as (running, second):
         assert second == first
         headers = {"Authorization": f"Bearer {first['admin-token']}"}
-        assert len(httpx.get(f"{second['url']}/admin/v1/ledger?tenant=demo", headers=headers).json()["items"]) == 3
+        assert len(httpx.get(f"{second['url']}/admin/v1/ledger?tenant=demo", headers=headers).json()["items"]) == 5
+        assert json.loads(paste(second["bucket"], tmp_path))["objects"][0]["size"] == len(readme)
+        audit = httpx.get(f"{second['url']}/admin/v1/audit?tenant=demo&limit=100", headers=headers).json()["items"]
+        assert [entry["action"] for entry in audit if entry["action"].startswith("destination.")] == ["destination.create"] * 3
         assert len(httpx.get(f"{second['url']}/admin/v1/tenants/demo/keys", headers=headers).json()["items"]) == 1
         pids = list(family(running).values())
-        assert len(pids) == 4
+        assert len(pids) == len(PATTERNS) + 1
         os.kill(running.pid, signal.SIGINT)
         assert running.wait() == 0
         assert_nothing_is_left(pids, environment)
@@ -132,33 +153,35 @@ def test_printed_lines_work_and_the_second_start_keeps_everything(empty: dict[st
 def test_whoever_else_dies_is_replaced(running_demo: tuple[Running, dict[str, str], dict[str, str]], readme: bytes) -> None:
     running, _, lines = running_demo
     before = family(running)
-    assert len(before) == 4
-    for name in ("worker", "upstream", "postgres"):
+    assert len(before) == len(PATTERNS) + 1
+    for name in PATTERNS:
         os.kill(before[name], signal.SIGKILL)
-    poll(lambda: not any(is_alive(before[name]) for name in ("worker", "upstream", "postgres")), "they live")
-    poll(lambda: len(family(running)) == 4, "nobody came", 40)
+    poll(lambda: not any(is_alive(before[name]) for name in PATTERNS), "they live")
+    poll(lambda: len(family(running)) == len(before), "nobody came", 40)
     headers = {"Authorization": f"Bearer {lines['key']}"}
 
-    def is_delivered() -> bool:
+    def is_delivered(path: str) -> bool:
         try:
-            return httpx.post(f"{lines['url']}/upload/x", content=readme, headers=headers).status_code == 200
+            return httpx.post(f"{lines['url']}/upload/{path}", content=readme, headers=headers).status_code in {200, 201}
         except httpx.TransportError:
             return False
 
-    poll(is_delivered, "uploads do not pass again", 40)
+    poll(lambda: is_delivered("x"), "uploads do not pass again", 40)
+    poll(lambda: is_delivered("bucket/x"), "the bucket takes none again", 40)
     assert running.process.poll() is None
 
 
-def test_busy_port_of_the_upstream_is_named(empty: dict[str, str]) -> None:
-    environment = empty
-    with socket.create_server(("127.0.0.1", ports(environment)[1])), relay("demo", environment=environment) as running:
+@pytest.mark.parametrize("name", LISTENS[1:])
+def test_busy_port_of_an_example_is_named(empty: dict[str, str], name: str) -> None:
+    address = empty[name]
+    with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))), relay("demo", environment=empty) as running:
         assert running.wait() == 1
-        assert running.errors[-1].startswith(f"error: RELAY_DEMO_UPSTREAM_LISTEN {environment['RELAY_DEMO_UPSTREAM_LISTEN']} is in use.")
+        assert running.errors[-1].startswith(f"error: {name} {address} is in use.")
 
 
 def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, dict[str, str], dict[str, str]]) -> None:
     first, environment, _ = running_demo
-    others = {"RELAY_LISTEN": "127.0.0.1:0", "RELAY_DEMO_UPSTREAM_LISTEN": f"127.0.0.1:{free_port()}"}
+    others = {"RELAY_LISTEN": "127.0.0.1:0"} | {name: f"127.0.0.1:{free_port()}" for name in LISTENS[1:]}
     with relay("demo", environment={**environment, **others}) as second:
         assert second.wait() == 1
         assert "Another process runs the embedded Postgres" in second.errors[-1]
@@ -168,6 +191,7 @@ def test_second_demo_on_the_same_data_is_refused(running_demo: tuple[Running, di
 def test_killed_supervisor_takes_everything_along_and_the_next_one_ends_with_its_parent(environment: dict[str, str]) -> None:
     with demo(environment, "--workers", "2") as (running, first):
         pids = [running.pid, *descendants_of(running.pid)]
+        assert family(running)["bucket"] in pids
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
         assert_nothing_is_left(pids, environment)
@@ -176,7 +200,7 @@ def test_killed_supervisor_takes_everything_along_and_the_next_one_ends_with_its
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        env={**inherited, **environment},
+        env={**inherited, **environment, "RELAY_DEMO_BUCKET_LISTEN": "off"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -185,6 +209,7 @@ def test_killed_supervisor_takes_everything_along_and_the_next_one_ends_with_its
         assert parent.stdout is not None
         printed = list(itertools.takewhile(lambda line: line != "ready", map(str.strip, parent.stdout)))
         assert f"key: {first['key']}" in printed
+        assert "without a bucket: RELAY_DEMO_BUCKET_LISTEN is off" in printed
         pids = descendants_of(parent.pid)
         assert len(pids) >= 4
         parent.kill()

@@ -90,6 +90,7 @@ def stage(postgres_server: TemplateServer, tmp_path_factory: pytest.TempPathFact
     lay_out(folder / "var/lib/relay", is_migrated=True)
     upstream = f"127.0.0.1:{free_port()}"
     ports = {"RELAY_LISTEN": f"127.0.0.1:{free_port()}", "RELAY_DEMO_UPSTREAM_LISTEN": upstream}
+    ports |= {"RELAY_DEMO_BUCKET_LISTEN": f"127.0.0.1:{free_port()}"}
     sock = data_dir / "warm"
     make_programs(folder / "bin", sock)
     for name in ("var/lib/relay", "etc/relay", "backup", "srv"):

@@ -36,9 +36,9 @@ def ask_git(*arguments: str) -> bytes:
 
 
 def find_previous() -> str:
-    """The last commit before the schema's head was added; while that is not committed, the last commit."""
+    """The last commit before the schema's head was added, be it by a merge; while that is not committed, the last commit."""
     (head,) = MIGRATIONS.glob(f"versions/{HEAD}_*.py")
-    added = ask_git("log", "--diff-filter=A", "--format=%H", "--", str(head.relative_to(ROOT))).decode().split()
+    added = ask_git("log", "-m", "--diff-filter=A", "--format=%H", "--", str(head.relative_to(ROOT))).decode().split()
     return ask_git("rev-parse", "--verify", f"{added[-1]}^" if added else "HEAD").decode().strip()
 
 

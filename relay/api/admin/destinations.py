@@ -59,6 +59,12 @@ TLS_EXAMPLE: dict[str, Any] = {
     },
     "secrets": {"tls": {"client_key": "-----BEGIN PRIVATE KEY-----\n…\n-----END PRIVATE KEY-----\n"}},
 }
+S3_EXAMPLE: dict[str, Any] = {
+    "name": "bucket",
+    "kind": "s3",
+    "config": {"bucket": "acme-uploads", "region": "eu-central-1", "prefix": "in", "key_template": "{date:%Y/%m/%d}/{path}"},
+    "secrets": {"access_key_id": "acme-relay", "secret_access_key": "9f86d081884c7d65"},
+}
 DISK_EXAMPLE: dict[str, Any] = {"name": "archive", "kind": "disk", "config": {"directory": "acme", "overwrite": "refuse"}}
 
 AZURE_EXAMPLE: dict[str, Any] = {
@@ -72,7 +78,7 @@ AZURE_EXAMPLE: dict[str, Any] = {
 class DestinationDocument(Document):
     """A destination to be made. Which members `config` and `secrets` have depends on the kind."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, DISK_EXAMPLE, TLS_EXAMPLE, AZURE_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [HTTP_EXAMPLE, S3_EXAMPLE, DISK_EXAMPLE, TLS_EXAMPLE, AZURE_EXAMPLE]})
 
     name: str
     kind: Kind

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
 def test_key_is_added_and_the_rest_stays(tmp_path: Path) -> None:
     file = DemoFile.of(tmp_path)
     state = file.load()
-    file.save(DemoState(state.admin_token, state.secret_key, "rk_x", "http://127.0.0.1:1/upload"))
+    file.save(replace(state, key="rk_x", upstream_url="http://127.0.0.1:1/upload"))
     assert file.load().key == "rk_x"
     assert file.load().admin_token == state.admin_token
 
@@ -45,7 +46,16 @@ def test_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 def test_members_of_a_newer_release_are_ignored(tmp_path: Path) -> None:
     file = DemoFile.of(tmp_path)
     file.path.write_text(json.dumps({"admin_token": "a", "secret_key": "b", "of_tomorrow": 1}))
-    assert file.load() == DemoState("a", "b")
+    assert replace(file.load(), bucket_key=None) == DemoState("a", "b")
+
+
+def test_file_of_an_older_release_gets_a_key_of_the_bucket_and_keeps_it(tmp_path: Path) -> None:
+    file = DemoFile.of(tmp_path)
+    file.path.write_text(json.dumps({"admin_token": "a", "secret_key": "b", "key": "rk_x"}))
+    made = file.load()
+    assert (made.admin_token, made.key) == ("a", "rk_x")
+    assert made.bucket_key is not None and made.bucket_key not in repr(made)
+    assert file.load() == made
 
 
 def test_secrets_are_not_shown() -> None:
