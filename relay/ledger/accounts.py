@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from relay.db.cursors import LIMIT_DEFAULT, Page, broken_cursor, check_limit, decode_cursor, decode_time, encode_cursor, split_page
-from relay.ledger.searches import EntryFilter, Place, find_entries
+from relay.ledger.searches import PAGE_BYTES, EntryFilter, Place, find_entries, show_page
 
 EntryMembers = dict[str, Any]
 
@@ -61,7 +61,7 @@ _TIMES: Final = ("started_at", "first_byte_at", "body_complete_at", "finished_at
 async def list_entries(
     session: AsyncSession, filters: EntryFilter, limit: int = LIMIT_DEFAULT, cursor: str | None = None
 ) -> Page[EntryMembers]:
-    """List the entries that the filters let through, newest first.
+    """List the entries that the filters let through, newest first; a page of large ones has fewer than ``limit``.
 
     Raises:
         RequestInvalid: the limit is out of range, or the cursor is not one of this listing.
@@ -71,12 +71,15 @@ async def list_entries(
     check_limit(limit)
     after = _parse_cursor(cursor) if cursor is not None else None
     found: list[Row[Any]] = []
-    async for rows in find_entries(session, filters, after, limit + 1):
+    spent, is_cut = 0, False
+    async for rows in find_entries(session, filters, after, limit + 1, show_page):
         found += rows
-        if len(found) > limit:
+        spent += rows[-1].spent
+        is_cut = rows[0].of > len(rows) or spent > PAGE_BYTES
+        if is_cut or len(found) > limit:
             break
-    rows, _ = split_page(found, limit)
-    following = encode_cursor(rows[-1].started_at.isoformat(), str(rows[-1].request_id)) if len(found) > limit else None
+    rows, is_more = split_page(found, limit)
+    following = encode_cursor(rows[-1].started_at.isoformat(), str(rows[-1].request_id)) if is_more or is_cut else None
     return Page(tuple(entry_members(row) for row in rows), following)
 
 

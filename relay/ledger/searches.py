@@ -65,6 +65,9 @@ from relay.ledger.rows import DAY, PATH_START, PATH_START_LIMIT, LedgerRow
 GLANCE: Final = 250
 """So many of the newest entries are looked at before a path is searched for day by day."""
 
+PAGE_BYTES: Final = 8 << 20
+"""A form may put half a megabyte into an entry, and a page that somebody waits for is held whole."""
+
 FEW: Final = 1_000
 """So many candidates of a day are sorted sooner than avoided."""
 
@@ -81,6 +84,19 @@ Show = Callable[[FromClause], FromClause]
 def show_rows(page: FromClause) -> FromClause:
     """Select the entries as they are."""
     return page
+
+
+def show_page(page: FromClause) -> FromClause:
+    """Select the entries as they are, but no more of them than ``PAGE_BYTES`` of what forms put into them; one at least.
+
+    ``spent`` is what they have, up to each, and ``of`` how many there were.
+    """
+    words = func.octet_length(func.concat(*(page.c[name] for name in ("filenames", "objects", "fields"))))
+    newest_first = (page.c.started_at.desc(), page.c.request_id.desc())
+    spent = func.sum(words).over(order_by=newest_first, rows=(None, 0)).label("spent")
+    place = func.row_number().over(order_by=newest_first).label("place")
+    measured = select(page, spent, place, func.count().over().label("of")).subquery("measured")
+    return select(measured).where((measured.c.place == 1) | (measured.c.spent <= PAGE_BYTES)).subquery("shown")
 
 
 Shape = frozenset[str]

@@ -12,6 +12,7 @@ from relay.db.engine import Database
 from relay.errors import RequestInvalid
 from relay.ledger.accounts import list_entries
 from relay.ledger.entry import Entry, Outcome
+from relay.ledger.reports import ReportFilter, list_reports
 from relay.ledger.searches import EntryFilter
 from relay.ledger.shipper import Shipper
 from tests.support.entries import finished_entry, open_journal
@@ -141,3 +142,36 @@ async def test_the_members_of_an_entry_are_those_of_the_contract_in_its_order(tm
     assert members["early"] is False
     times = [members[name] for name in ("started_at", "first_byte_at", "body_complete_at", "finished_at")]
     assert times == ["2026-08-29T10:40:00.000000Z", "2026-08-29T10:40:00.000001Z", None, "2026-08-29T10:40:01.500000Z"]
+
+
+async def test_a_page_of_large_entries_has_fewer_of_them_and_leads_on(tmp_path: Path, database: Database) -> None:
+    sizes = (3, 3, 9, 3)  # of a million characters; 9 are more than a page
+    told = [entry_at(second, path="large/a", objects=[{"key": "k" * size * 1_000_000}]) for second, size in enumerate(sizes)]
+    journal = open_journal(tmp_path)
+    shipper = Shipper(journal, database, tmp_path)
+    for entry in told:
+        await journal.finish(entry)
+    assert await shipper.drain(timedelta(seconds=10))
+    shipper.close()
+    journal.close()
+
+    expected = [[1], [1], [2]]
+    for prefix in (None, "large/"):
+        pages: list[list[str]] = []
+        cursor: str | None = None
+        while len(pages) < 4 and (not pages or cursor is not None):
+            async with database.transaction() as session:
+                page = await list_entries(session, EntryFilter(path_prefix=prefix), 50, cursor)
+            pages.append([entry["request_id"] for entry in page.items])
+            cursor = page.next
+        assert [[len(page)] for page in pages] == expected and [each for page in pages for each in page] == newest_first(told)
+
+    reported: list[UUID] = []
+    cursor = None
+    for [count] in expected:
+        async with database.transaction() as session:
+            reports = await list_reports(session, ReportFilter(tenant="acme"), 50, cursor)
+        assert len(reports.items) == count
+        reported += [report.upload_id for report in reports.items]
+        cursor = reports.next
+    assert cursor is None and [str(each) for each in reported] == [entry.upload_id for entry in reversed(told)]
