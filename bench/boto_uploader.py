@@ -2,8 +2,10 @@
 
     python -m bench.boto_uploader     (told what to do by a line of JSON, as ``bench.generator`` is)
 
-Parts, threads and signatures are boto3's own defaults, so over plain HTTP the SHA-256 of every part is signed; the checksum of
-each part is CRC-32C, as Relay's. ``is_digested``: the SHA-256 of the whole is taken too, while the file is read.
+Parts, threads and signatures are boto3's own defaults, so over plain HTTP the SHA-256 of every part is signed unless ``is_signed`` says
+otherwise; the checksum of each part is CRC-32C, as Relay's. ``is_verified``: it knows as much of the object as Relay does, by
+digests taken while the file is read: the SHA-256, and the MD5, which the object's ETag is compared with, for the store tells no
+other checksum.
 """
 
 import hashlib
@@ -22,22 +24,23 @@ from bench.memory import forget_peak, held_bytes, peak_bytes
 
 
 class DigestingFile:
-    """A file whose SHA-256 is taken while it is read."""
+    """A file whose digests are taken while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._digest = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
 
     def read(self, count: int = -1) -> bytes:
         """The next bytes."""
         data = self._file.read(count)
-        self._digest.update(data)
+        self._sha256.update(data)
+        self._md5.update(data)
         return data
 
-    @property
-    def sha256(self) -> str:
-        """Of what was read."""
-        return self._digest.hexdigest()
+    def receipt(self) -> tuple[str, str]:
+        """The SHA-256 of what was read, and the ETag that this store gives to it, however many parts there were."""
+        return self._sha256.hexdigest(), f'"{self._md5.hexdigest()}"'
 
 
 class Uploader:
@@ -51,16 +54,19 @@ class Uploader:
             aws_access_key_id=order["access_key"],
             aws_secret_access_key=order["secret_key"],
             region_name="us-east-1",
-            config=botocore.config.Config(s3={"addressing_style": "path"}, proxies={}),
+            config=botocore.config.Config(s3={"addressing_style": "path", "payload_signing_enabled": order["is_signed"]}, proxies={}),
         )
 
     def upload(self, path: str) -> None:
         """Upload a file."""
+        target = {"Bucket": self._order["bucket"], "Key": self._order["key"]}
         with Path(path).open("rb") as file:
-            body = DigestingFile(file) if self._order["is_digested"] else file
-            self._client.upload_fileobj(body, self._order["bucket"], self._order["key"], ExtraArgs={"ChecksumAlgorithm": "CRC32C"})
+            body = DigestingFile(file) if self._order["is_verified"] else file
+            self._client.upload_fileobj(body, **target, ExtraArgs={"ChecksumAlgorithm": "CRC32C"})
             if isinstance(body, DigestingFile):
-                body.sha256  # noqa: B018 - whoever asks for it pays for it
+                _, expected = body.receipt()
+                if (etag := self._client.head_object(**target)["ETag"]) != expected:
+                    raise SystemExit(f"the store has {etag}, not {expected}")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.loads import WARM_BYTES, Load
+from bench.loads import BUCKETS, WARM_BYTES, Load
 from bench.memory import forget_peak, held_bytes, peak_bytes
 from bench.processes import BrokenError
 from bench.rows import Entrant
@@ -39,7 +39,7 @@ COPY_SECONDS = 600
 def run_kept(stage: Stage, row: str, round_: int, entrant: Entrant, seconds: float) -> Trial:
     """Run one trial."""
     os.sync()
-    kept = stage.kept_by("bucket" if entrant.load.sink == "bucket" else entrant.server)
+    kept = stage.kept_by("bucket" if entrant.load.sink in BUCKETS else entrant.server)
     if entrant.server in COPIES:
         trial = _copy(stage, entrant, seconds)
     elif entrant.server in BOTOS:
@@ -110,7 +110,8 @@ def _upload_with_boto(stage: Stage, entrant: Entrant, seconds: float) -> Trial:
         "path": str(stage.file_of(load.size)),
         "warm_path": str(stage.file_of(min(load.size, WARM_BYTES))),
         "seconds": seconds,
-        "is_digested": entrant.server == "boto3",
+        "is_verified": entrant.server != "boto3",
+        "is_signed": entrant.server != "boto3-verified-unsigned",
     }
     with generator(order, "bench.boto_uploader", str(BENCH_PYTHON)) as process:
         hear(process)

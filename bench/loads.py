@@ -1,7 +1,8 @@
 """What is sent: one shape of traffic, and the bytes of its requests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -16,8 +17,11 @@ FORM_HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filen
 FORM_TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 
 Framing = Literal["length", "chunked", "form"]
-SinkName = Literal["plain", "closing", "narrow", "disk", "bucket"]
+SinkName = Literal["plain", "closing", "narrow", "disk", "bucket", "bucket-unsigned"]
 """``closing`` ends each connection after its answer; ``narrow`` has a receive buffer of 64 KiB; the others keep what they are sent."""
+
+BUCKETS: Final[Sequence[SinkName]] = ("bucket", "bucket-unsigned")
+"""One bucket, whose requests have bodies that are signed, or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Load:
     @property
     def is_kept(self) -> bool:
         """Whether what is sent is kept, not dropped."""
-        return self.sink in {"disk", "bucket"}
+        return self.sink == "disk" or self.sink in BUCKETS
 
     @property
     def is_small(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lag_probe import VARIABLE
-from bench.loads import SinkName
+from bench.loads import BUCKETS, SinkName
 from bench.processes import BrokenError, Child, free_port
 from bench.servers import ACCESS_KEY, BUCKET, SECRET_KEY, Place, Server
 from relay.settings import EMBEDDED, variables
@@ -59,8 +59,9 @@ def _destination(place: Place, name: SinkName) -> dict[str, Any]:
     if name == "disk":
         return {"kind": "disk", "config": {"directory": DISK_DIRECTORY, "overwrite": "replace"}}
     url = f"http://127.0.0.1:{place.sinks[name]}"
-    if name == "bucket":
-        config = {"bucket": BUCKET, "prefix": "relay", "endpoint_url": url, "overwrite": "replace"}
+    if name in BUCKETS:
+        config: dict[str, Any] = {"bucket": BUCKET, "prefix": name, "endpoint_url": url, "overwrite": "replace"}
+        config |= {"sign_bodies": False} if name == "bucket-unsigned" else {}
         return {"kind": "s3", "config": config, "secrets": {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}}
     return {"kind": "http", "config": {"base_url": f"{url}/u", "max_connections": MOST_CONNECTIONS}}
 

@@ -258,15 +258,20 @@ def _disk() -> Row:
 
 def _bucket() -> Row:
     load = Load(size=256 * MIB, connections=1, sink="bucket")
-    boto = "boto3, sha256 of the whole"
-    servers = {RELAY: "relay-bucket", boto: "boto3", "boto3": "boto3-parts", "rclone": "rclone"}
+    boto, unsigned = "boto3, verified", ", bodies not signed"
+    servers = {RELAY: "relay-bucket", boto: "boto3-verified", "boto3": "boto3", "rclone": "rclone"}
     many = Entrant(name="Relay, 4 at once", server="relay-bucket", load=replace(load, connections=4))
-    bound = Bound(metric="cpu_per_gib", against=boto, floor=0.8, aim=0.5)
+    ours = Entrant(name=RELAY + unsigned, server="relay-bucket", load=replace(load, sink="bucket-unsigned"))
+    theirs = Entrant(name=boto + unsigned, server="boto3-verified-unsigned", load=load)
+    bounds = [
+        Bound(metric="cpu_per_gib", against=boto, floor=0.8, aim=0.5),
+        Bound(metric="cpu_per_gib", of=ours.name, against=theirs.name, floor=0.8, aim=0.5),
+    ]
     return Row(
         name="bucket",
         title="to a bucket, 256 MiB × 1",
-        entrants=[*entrants(load, servers), many],
-        bounds=[bound],
+        entrants=[*entrants(load, servers), ours, theirs, many],
+        bounds=bounds,
         group="bucket",
         kind="kept",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import servers
 from bench.certificate import make_certificate
-from bench.loads import GIB, KIB, SinkName, body_pieces
+from bench.loads import BUCKETS, GIB, KIB, SinkName, body_pieces
 from bench.processes import BrokenError, Child, cpu_seconds
 from bench.relay_server import find_tls_variables, start_relay
 from bench.servers import INSTALL_PROXIES, INSTALL_PYTHON, Place, Server
@@ -21,7 +21,7 @@ BACKLOG = 4_096
 ROOM_BYTES = 4 * GIB
 PYTHON_APPS = {"textbook": "bench.textbook:app", "proxy-lib": "bench.proxy_lib:app", "upload-file": "bench.upload_file:app"}
 COPIES = ("copy", "copy-openssl", "copy-unsynced")
-BOTOS = ("boto3", "boto3-parts")
+BOTOS = ("boto3", "boto3-verified", "boto3-verified-unsigned")
 PROGRAMS: dict[str, tuple[str, Callable[[Place, str], Server]]] = {
     "nginx-default": ("nginx", partial(servers.start_nginx, variant="")),
     "nginx-unbuffered": ("nginx", partial(servers.start_nginx, variant=servers.UNBUFFERED)),
@@ -105,7 +105,7 @@ class Stage:
 
     def spent_by_sink(self, sink: SinkName) -> float:
         """The processor time of who takes what is sent there; a disk has none."""
-        if sink == "bucket":
+        if sink in BUCKETS:
             return self.bucket().spent()[0]
         return cpu_seconds(self.sinks[sink].pid) if sink in self.sinks else 0.0
 
@@ -142,7 +142,7 @@ class Stage:
         folder = self.folder_of(name)
         folder.mkdir()
         if name in {"relay-bucket", "rclone"}:
-            self._ports["bucket"] = self.bucket().port
+            self._ports |= dict.fromkeys(BUCKETS, self.bucket().port)
         place = Place(folder, dict(self._ports), self._certificate, self.kept_by(name))
         if name in PYTHON_APPS:
             return servers.start_python(place, PYTHON_APPS[name])

@@ -28,6 +28,7 @@ class PartDigests:
 
     def __init__(self, *, is_signed: bool) -> None:
         self._sha256 = hashlib.sha256() if is_signed else None
+        self._is_first = False
         self.crc32c = 0
 
     @property
@@ -35,10 +36,16 @@ class PartDigests:
         """SHA-256 in hex, where it is wanted to sign the part."""
         return None if self._sha256 is None else self._sha256.hexdigest()
 
+    def begin_whole(self, sha256: "hashlib._Hash") -> None:
+        """It is the object's first part, whose SHA-256 is that of the object so far: it is taken once, by the object."""
+        self._is_first = True
+        if self._sha256 is not None:
+            self._sha256 = sha256
+
     def update(self, piece: OwnedPiece) -> None:
         """Take the next bytes."""
         self.crc32c = crc32c(piece, self.crc32c)
-        if self._sha256 is not None:
+        if self._sha256 is not None and not self._is_first:
             self._sha256.update(piece)
 
 
@@ -68,6 +75,8 @@ class ObjectDigests:
         self._executor = executor
         self._sha256 = hashlib.sha256()
         self._crc32c = 0
+        self._first: PartDigests | None = None
+        self._is_past_first = False
         self._fed: deque[tuple[PartDigests, OwnedPiece]] = deque()
         self._fed_bytes = 0
         self._done_bytes = 0
@@ -135,6 +144,12 @@ class ObjectDigests:
     def _digest(self, work: list[tuple[PartDigests, OwnedPiece]]) -> int:
         size = 0
         for part, piece in work:
+            if self._first is None:
+                self._first = part
+                part.begin_whole(self._sha256)
+            elif part is not self._first and not self._is_past_first:
+                self._is_past_first = True
+                self._sha256 = self._sha256.copy()  # the first part keeps what it has
             part.update(piece)
             self._sha256.update(piece)
             self._crc32c = crc32c(piece, self._crc32c)

@@ -91,6 +91,11 @@ class BucketConfig(ConfigMembers):
     part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] = Field(
         8 << 20, description="The size of a part; a larger object gets larger ones."
     )
+    sign_bodies: bool | None = Field(
+        None,
+        description="Sign the SHA-256 of every body. By default over `http://` only: there whoever stands in between could change a body "
+        "that is not signed, and its checksum would not tell. False saves that digest on a connection that is safe by other means.",
+    )
     ambient_credentials: bool = Field(
         default=False, description="Use the credentials of the machine that Relay runs on. Then no others may be given."
     )

@@ -52,14 +52,14 @@ class Requests:
         self._origin = f"{url.scheme}://{host}"
         self._line = StoreLine(client, account, self._origin, config, terms)
         self._base = parts.path.rstrip("/") + (f"/{quote(config.bucket, safe=_UNRESERVED)}" if config.is_path_style else "")
-        self._is_secret = url.scheme == "https"
+        self._signs_bodies = config.sign_bodies if config.sign_bodies is not None else url.scheme != "https"
         self._total_seconds = config.total_timeout_seconds
         self.patience = Patience()
 
     @property
     def signs_bodies(self) -> bool:
-        """True when the digest of every body is part of the signature: nothing else protects it on the way."""
-        return not self._is_secret
+        """True when the digest of every body is part of the signature: where nothing else protects it on the way, unless its owner says."""
+        return self._signs_bodies
 
     async def call(self, ask: Ask, patience: Patience | None = None, judge: Judge | None = None) -> Reply:
         """Send a request until it is done, or hopeless.
@@ -89,7 +89,7 @@ class Requests:
 
     async def _send(self, ask: Ask) -> Reply:
         target = self._target(ask)
-        signed_digest = ask.sha256 if not self._is_secret or not ask.size else None
+        signed_digest = ask.sha256 if self._signs_bodies or not ask.size else None
         unsigned = Unsigned(ask.method, self._origin + target, {"host": self._line.host, **ask.fields}, signed_digest)
         fields = {name.lower(): value for name, value in (await self._signer.sign(unsigned)).items()}
         del fields["host"]  # the line says it

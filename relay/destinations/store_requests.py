@@ -160,7 +160,7 @@ class _HeldBody:
         while self._next < len(self._pieces):
             piece = self._pieces[self._next]
             self._next += 1
-            if not take(memoryview(piece) if isinstance(piece, bytearray) else piece):
+            if not take(memoryview(piece).toreadonly() if isinstance(piece, bytearray) else piece):
                 break
         return self._next == len(self._pieces)
 

@@ -225,7 +225,7 @@ class Channel(asyncio.BufferedProtocol):
             writable.set_result(None)
 
     def write(self, data: Piece, before: bytes = b"") -> None:
-        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy of it, for a view is good for this call only.
+        """Send ``before`` and ``data``, and keep what the peer does not take yet: a copy, if it is a view of what may change.
 
         On a connection that is closing nothing is sent.
         """
@@ -235,7 +235,8 @@ class Channel(asyncio.BufferedProtocol):
         if sent < len(before):
             self._transport.write(before[sent:] + data)
         elif sent < len(before) + len(data):
-            self._transport.write(bytes(memoryview(data)[sent - len(before) :]))
+            rest = memoryview(data)[sent - len(before) :]
+            self._transport.write(rest if rest.readonly else bytes(rest))
 
     def _send_at_once(self, data: Piece, before: bytes) -> int:
         """Give the kernel what it takes, as the loop would, but without a copy; returns how many bytes it took.

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,9 +50,9 @@ def jam(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jam]:
 def hang_in_write(monkeypatch: pytest.MonkeyPatch, jam: Jam) -> None:
     write = disk_file._write_all
 
-    def hanging(fd: int, data: bytes) -> None:
+    def hanging(fd: int, chunks: Sequence[bytes | bytearray]) -> None:
         jam.hang()
-        write(fd, data)  # fails with EBADF if the file was closed meanwhile
+        write(fd, chunks)  # fails with EBADF if the file was closed meanwhile
 
     monkeypatch.setattr(disk_file, "_write_all", hanging)
 

@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from relay.destinations import disk_file
 from relay.destinations.store import BATCH_BYTES, SMALL_PIECE_BYTES, Batch
 from relay.errors import BodyIncomplete, ClientGone, FormInvalid, ObjectExists, PathInvalid, RangeRefused, RelayError
 from tests.support.bodies import ScriptedBody, make_item
@@ -54,6 +57,34 @@ async def test_a_body_of_single_bytes_and_large_chunks_keeps_its_order(root: Pat
     chunks = [bytes([i % 256]) * (1 if i % 3 else 70_000) for i in range(300)]
     async with make_disk().deliver(make_item("a"), ScriptedBody(chunks)):
         assert (root / "acme/a").read_bytes() == b"".join(chunks)
+
+
+async def test_what_the_system_takes_only_in_part_is_written_whole(
+    root: Path, make_disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writev = os.writev
+
+    def taking_some(fd: int, buffers: Sequence[memoryview]) -> int:
+        assert len(buffers) <= 3
+        return writev(fd, [memoryview(b"".join(buffers))[:70_001]])
+
+    monkeypatch.setattr(disk_file, "_VECTOR_MOST", 3)
+    monkeypatch.setattr(os, "writev", taking_some)
+    async with make_disk().deliver(make_item("a"), ScriptedBody(pieces(CONTENT))) as delivery:
+        assert (root / "acme/a").read_bytes() == CONTENT
+        assert (await delivery.settled()).digests["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+
+
+async def test_the_disk_begins_before_the_end_and_every_byte_is_told_to_it_once(
+    root: Path, make_disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[range] = []
+    monkeypatch.setattr(disk_file, "_WRITE_BACK_BYTES", len(CONTENT) // 4)
+    monkeypatch.setattr(disk_file, "_begin_write_back", lambda _fd, start, count: begun.append(range(start, start + count)))
+    async with make_disk().deliver(make_item("a"), ScriptedBody(pieces(CONTENT))):
+        assert (root / "acme/a").read_bytes() == CONTENT
+    assert [byte_range.start for byte_range in begun] == [0, *(byte_range.stop for byte_range in begun[:-1])]
+    assert len(begun) > 1 and begun[-1].stop <= len(CONTENT)
 
 
 def test_a_batch_of_tiny_chunks_holds_few_objects() -> None:

@@ -152,7 +152,8 @@ async def test_digests_are_those_of_the_whole_and_of_each_part() -> None:
     whole, parts, data = threads.open(), [PartDigests(is_signed=True) for _ in range(3)], random.Random(1).randbytes(9 << 20)
     for index, part in enumerate(parts):
         whole.feed(part, [data[(index * 3) << 20 : ((index * 3 + 3) << 20) - 5], data[((index * 3 + 3) << 20) - 5 : (index * 3 + 3) << 20]])
-    await whole.reach()
+        await whole.reach()
+        assert whole.sha256 == hashlib.sha256(data[: (index * 3 + 3) << 20]).hexdigest()
     assert (whole.sha256, whole.crc32c) == (hashlib.sha256(data).hexdigest(), f"{crc32c(data):08x}")
     for index, part in enumerate(parts):
         assert part.sha256 == hashlib.sha256(data[(index * 3) << 20 : (index * 3 + 3) << 20]).hexdigest()

@@ -87,9 +87,14 @@ async def test_every_octet_but_the_unreserved_is_encoded_once() -> None:
     assert re.fullmatch(r"[A-Za-z0-9/._~%-]+", path)
 
 
-@pytest.mark.parametrize(("scheme", "digest"), [("https", None), ("http", "d" * 64)])
-async def test_a_body_is_signed_where_nothing_else_protects_it(scheme: str, digest: str | None) -> None:
-    config = S3Config(bucket="bucket", endpoint_url=f"{scheme}://example.com")
+@pytest.mark.parametrize(
+    ("scheme", "signs", "digest"),
+    [("https", None, None), ("https", True, "d" * 64), ("https", False, None), ("http", None, "d" * 64), ("http", False, None)],
+)
+async def test_a_body_is_signed_where_nothing_else_protects_it_or_its_owner_says(
+    scheme: str, *, signs: bool | None, digest: str | None
+) -> None:
+    config = S3Config(bucket="bucket", endpoint_url=f"{scheme}://example.com", sign_bodies=signs)
     assert (await signed_url(config, Ask("PUT", "a", pieces=[b"x"], size=1, sha256="d" * 64))).sha256 == digest
     assert (await signed_url(config, Ask("GET", "a"))).sha256 == EMPTY_SHA256
 
