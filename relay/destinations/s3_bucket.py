@@ -271,9 +271,10 @@ class Bucket:
             except Refused as refused:
                 if refused.code != "NotImplemented" and refused.status != 501:
                     raise
-                self._takes_checksums = False
         md5 = base64.b64encode(bytes.fromhex(await self._threads.md5(content.pieces))).decode("ascii")
-        return await self.requests.call(replace(ask, fields={**ask.fields, "content-md5": md5}), judge=judge)
+        reply = await self.requests.call(replace(ask, fields={**ask.fields, "content-md5": md5}), judge=judge)
+        self._takes_checksums = False  # what is refused either way says nothing of checksums
+        return reply
 
     async def _ask(self, ask: Ask, right: str) -> Reply:
         try:

@@ -111,7 +111,8 @@ class Transport(httpx.AsyncBaseTransport):
                     continue
                 raise
             except BaseException:
-                await turn.close()
+                if await turn.close():  # given up in the moment in which all was there
+                    self.keep(place, channel)
                 raise
             return Answer(turn, channel, place, self)
 

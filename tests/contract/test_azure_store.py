@@ -1,6 +1,5 @@
-"""A container keeps the promise of a store, against Azurite, read back by the maker's own client."""
+"""What containers alone do, against Azurite: digests of the whole, names of metadata, blocks that get lost, tokens, refusals."""
 
-import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -8,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from _pytest.mark import ParameterSet
 from azure.storage.blob import ContainerClient
-from crc32c import crc32c
 
 from relay.destinations.azure_signing import SasToken, SharedKey
 from relay.destinations.object_store import NewObject
 from relay.errors import DestinationBroke, DestinationMisconfigured, MetadataInvalid, ObjectExists, PathInvalid
-from tests.support.azurite import ACCOUNT, BLOCK, AzureStores, names_in, opened_azure, read_blob, sas, store_blob
+from tests.support.azurite import ACCOUNT, BLOCK, AzureStores, names_in, opened_azure, read_blob, sas
+from tests.support.objects import cut_up, store_object
 
 DATA = os.urandom(3 * BLOCK + 1)
 
@@ -28,24 +27,29 @@ async def azures() -> AsyncIterator[AzureStores]:
         yield opened
 
 
-def cut_up(data: bytes, size: int = 700_001) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-@pytest.mark.parametrize("size", [0, full(1), full(BLOCK - 1), full(BLOCK), BLOCK + 1, full(3 * BLOCK + 1)])
-@pytest.mark.parametrize("is_known", [full(True), False], ids=["known", "unknown"])
-async def test_a_blob_of_any_size_is_kept_whole(container: ContainerClient, azures: AzureStores, size: int, *, is_known: bool) -> None:
+@pytest.mark.parametrize("size", [full(0), full(BLOCK), 3 * BLOCK + 1])
+async def test_the_digest_of_the_whole_is_kept_with_it(container: ContainerClient, azures: AzureStores, size: int) -> None:
     data = DATA[:size]
-    store = azures.open(container, prefix="in/höhe")
-    published, writer = await store_blob(store, NewObject("ordner/ü +&%ß#?.bin", size if is_known else None), cut_up(data))
-    assert names_in(container) == ["in/höhe/ordner/ü +&%ß#?.bin"]
-    assert read_blob(container, "in/höhe/ordner/ü +&%ß#?.bin") == data
-    assert (writer.size, writer.sha256, writer.crc32c) == (size, hashlib.sha256(data).hexdigest(), f"{crc32c(data):08x}")
-    found = container.get_blob_client("in/höhe/ordner/ü +&%ß#?.bin").get_blob_properties()
+    published, _ = await store_object(azures.open(container), NewObject("a.bin"), cut_up(data))
+    found = container.get_blob_client("a.bin").get_blob_properties()
     assert found.etag.strip('"') == published.etag
-    assert found.content_settings.content_md5 == bytearray(hashlib.md5(data, usedforsecurity=False).digest()), (
-        "that of the whole, of several blocks, too"
-    )
+    assert found.content_settings.content_md5 == bytearray(hashlib.md5(data, usedforsecurity=False).digest()), "of several blocks, too"
+
+
+async def test_blocks_that_are_never_named_are_seen_by_nobody_and_end_with_the_next_upload(
+    container: ContainerClient, azures: AzureStores
+) -> None:
+    store = azures.open(container)
+    writer = store.begin(NewObject("broken.bin"))
+    await writer.open()
+    await writer.write([DATA])
+    await writer.seal()
+    await writer.discard()
+    blob = container.get_blob_client("broken.bin")
+    assert (names_in(container), blob.exists()) == ([], False)
+    assert len(blob.get_block_list("all")[1]) == 4, "the store removes them, after a week"
+    await store_object(store, NewObject("broken.bin"), [DATA])
+    assert (read_blob(container, "broken.bin"), blob.get_block_list("all")[1]) == (DATA, [])
 
 
 @pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
@@ -58,7 +62,7 @@ async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, az
         "cache-control": "no-store",
     }
     metadata = {"colour": "blue", "two-words": "x y", "2nd": "digits", "a-1": "", "a1": "sorted", "a-b": "otherwise"}
-    await store_blob(azures.open(container), NewObject("a.txt", size, fields, metadata), [DATA[:size]])
+    await store_object(azures.open(container), NewObject("a.txt", size, fields, metadata), [DATA[:size]])
     found = container.get_blob_client("a.txt").get_blob_properties()
     kept = found.content_settings
     assert fields == {
@@ -73,50 +77,8 @@ async def test_what_belongs_to_it_is_kept_with_it(container: ContainerClient, az
 
 async def test_metadata_that_would_become_one_is_refused_before_anything_is_sent(container: ContainerClient, azures: AzureStores) -> None:
     with pytest.raises(MetadataInvalid):
-        await store_blob(azures.open(container), NewObject("a", 1, {}, {"1a": "x", "-1a": "y"}), [b"x"])
+        await store_object(azures.open(container), NewObject("a", 1, {}, {"1a": "x", "-1a": "y"}), [b"x"])
     assert names_in(container) == []
-
-
-@pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
-async def test_nothing_is_visible_before_the_publication_nor_after_a_discard(
-    container: ContainerClient, azures: AzureStores, size: int
-) -> None:
-    writer = azures.open(container).begin(NewObject("late.bin"))
-    await writer.open()
-    await writer.write([DATA[:size]])
-    await writer.seal()
-    assert names_in(container) == []
-    assert azures.tools.memory.held_bytes <= 10, "what is sealed holds nothing to speak of"
-    await writer.discard()
-    await writer.discard()
-    assert names_in(container) == []
-
-
-@pytest.mark.parametrize("size", [full(10), BLOCK + 10], ids=["whole", "blocks"])
-async def test_of_two_writers_of_one_name_one_is_told_that_it_exists(container: ContainerClient, azures: AzureStores, size: int) -> None:
-    store = azures.open(container)
-    contents = [os.urandom(size) for _ in range(2)]
-    writers = [store.begin(NewObject("same.bin")) for _ in contents]
-    for writer, content in zip(writers, contents, strict=True):
-        await writer.open()
-        await writer.write([content])
-    await asyncio.gather(*(writer.seal() for writer in writers))
-    results = await asyncio.gather(*(writer.publish() for writer in writers), return_exceptions=True)
-    for writer in writers:
-        await writer.discard()
-    lost = [isinstance(result, ObjectExists) for result in results]
-    assert sorted(lost) == [False, True], results
-    assert read_blob(container, "same.bin") == contents[lost.index(False)]
-
-
-async def test_a_name_that_is_taken_is_told_before_the_body_is_asked_for(container: ContainerClient, azures: AzureStores) -> None:
-    container.upload_blob("taken", b"first")
-    with pytest.raises(ObjectExists):
-        await azures.open(container).begin(NewObject("taken")).open()
-    with pytest.raises(ObjectExists):
-        await store_blob(azures.open(container), NewObject("taken", 3), [b"new"])
-    published, _ = await store_blob(azures.open(container, overwrite="replace"), NewObject("taken"), [b"second"])
-    assert (read_blob(container, "taken"), bool(published.etag)) == (b"second", True)
 
 
 @pytest.mark.parametrize("overwrite", ["replace", full("refuse")])
@@ -129,7 +91,7 @@ async def test_blocks_are_lost_when_another_upload_of_the_name_ends_first(
     await writer.write([DATA])
     await writer.seal()
     faster = os.urandom(BLOCK + 7)
-    await store_blob(azures.open(container, overwrite="replace"), NewObject("same.bin"), [faster])
+    await store_object(azures.open(container, overwrite="replace"), NewObject("same.bin"), [faster])
     with pytest.raises(ObjectExists if overwrite == "refuse" else DestinationBroke):
         await writer.publish()
     await writer.discard()
@@ -140,10 +102,10 @@ async def test_blocks_are_lost_when_another_upload_of_the_name_ends_first(
 async def test_a_sas_is_enough_and_need_not_let_read(container: ContainerClient, azures: AzureStores, permissions: str) -> None:
     store = azures.open(container, signer=SasToken(sas(container, permissions)))
     for size in (10, BLOCK + 10):
-        await store_blob(store, NewObject(f"{size}.bin"), [DATA[:size]])
+        await store_object(store, NewObject(f"{size}.bin"), [DATA[:size]])
         assert read_blob(container, f"{size}.bin") == DATA[:size]
         with pytest.raises(ObjectExists):
-            await store_blob(store, NewObject(f"{size}.bin"), [DATA[:size]])
+            await store_object(store, NewObject(f"{size}.bin"), [DATA[:size]])
 
 
 @pytest.mark.parametrize(
@@ -170,18 +132,9 @@ async def test_credentials_that_are_not_good_are_told_and_never_quoted(
         finding = await store.check()
         assert not finding.ok and hint in finding.detail
         with pytest.raises(DestinationMisconfigured) as refused:
-            await store_blob(store, NewObject("a"), [b"x"])
+            await store_object(store, NewObject("a"), [b"x"])
         told = f"{finding} {refused.value!r} {refused.value.detail} {caplog.text} {[vars(record) for record in caplog.records]}"
         assert not [secret for secret in (expired.rpartition("sig=")[2], "sig=", another) if secret in told]
-
-
-async def test_a_container_that_is_not_there_is_told(container: ContainerClient, azures: AzureStores) -> None:
-    container.delete_container()
-    store = azures.open(container)
-    for declared in (None, 1):
-        with pytest.raises(DestinationMisconfigured, match="container does not exist"):
-            await store_blob(store, NewObject("a", declared), [b"x"])
-    assert "container does not exist" in (await store.check()).detail
 
 
 async def test_names_that_the_store_would_change_are_refused(azures: AzureStores) -> None:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,14 +23,12 @@ from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasP
 from relay.destinations.azure_blob import AzureStore
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_signing import SharedKey, Signer
-from relay.destinations.azure_writer import BlobWriter
-from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import DigestThreads
 from relay.destinations.parts import PartMemory
-from relay.destinations.store_requests import Patience
 from relay.settings import DnsSettings
 from relay.wire.client import Account, Client, Transport, make_client
 from relay.wire.names import Names
+from tests.support.objects import SHORT
 
 VERSION = "3.35.0"
 ACCOUNT = "devstoreaccount1"
@@ -40,7 +38,6 @@ API_VERSION = "2025-11-05"  # the newest that it knows
 START_SECONDS = 25.0
 MIB = 1 << 20
 BLOCK = MIB
-SHORT = Patience(tries=4, first_pause=0.02, longest_pause=0.1, total=10)
 
 _LISTENING = re.compile(r"listens on (http://\S+)")
 
@@ -155,19 +152,6 @@ async def opened_azure(memory_bytes: int = 64 * MIB) -> AsyncIterator[AzureStore
         tools.digests.shutdown()
         await client.aclose()
         names.close()
-
-
-async def store_blob(store: AzureStore, new: NewObject, pieces: Sequence[bytes]) -> tuple[Published, BlobWriter]:
-    """Write a blob as an upload does."""
-    writer = store.begin(new)
-    try:
-        await writer.open()
-        for piece in pieces:
-            await writer.write([piece])
-        await writer.seal()
-        return await writer.publish(), writer
-    finally:
-        await writer.discard()
 
 
 def names_in(container: ContainerClient) -> list[str]:

@@ -1,7 +1,7 @@
 """Buckets as destinations, on the shared client, without the rest of the relay."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,23 +9,22 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from relay.destinations.destination import DestinationSpec
-from relay.destinations.object_store import NewObject, ObjectWriter, Published
 from relay.destinations.parts import PartMemory
 from relay.destinations.s3 import S3Store
 from relay.destinations.s3_config import GcsConfig, GcsSecrets, S3Config, S3Secrets
-from relay.destinations.store_requests import Patience
 from relay.destinations.store_tools import StoreTools
 from relay.destinations.tls_config import make_terms
 from relay.destinations.upload_notes import UploadNotes
 from relay.settings import DnsSettings, MemorySettings, StoreSettings
 from relay.wire.client import Client, Transport, make_client
 from relay.wire.names import Names
+from tests.support.objects import SHORT
 from tests.support.stores import ACCESS_KEY, SECRET_KEY, TestBucket
 
 MIB = 1 << 20
+OWN_KEY = {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
 PART = 128 << 10
 """Smaller than a tenant may set it."""
-SHORT = Patience(tries=4, first_pause=0.02, longest_pause=0.1, total=10)
 
 
 def store_spec(identity: UUID | None = None, *, tenant: str = "acme", kind: str = "s3") -> DestinationSpec:
@@ -34,7 +33,7 @@ def store_spec(identity: UUID | None = None, *, tenant: str = "acme", kind: str 
 
 
 def secrets_of(**members: Any) -> S3Secrets:
-    return S3Secrets.model_validate({"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY, **members})
+    return S3Secrets.model_validate(OWN_KEY | members)
 
 
 @dataclass
@@ -44,18 +43,16 @@ class Stores:
     client: Client
     tools: StoreTools
 
-    def open(self, bucket: TestBucket, *, url: str | None = None, tenant: str = "acme", **members: Any) -> S3Store:
+    def open(self, bucket: TestBucket, *, url: str | None = None, tenant: str = "acme", is_google: bool = False, **members: Any) -> S3Store:
+        """A bucket as Relay opens it; spoken to as Google's, it must lie at a server that asks for no signature."""
+        part_bytes = members.pop("part_bytes", PART)
         told = {"bucket": bucket.name, "endpoint_url": url or bucket.server.url} | members
-        config = S3Config.model_validate(told).model_copy(update={"part_bytes": PART})
-        store = S3Store.open(self.client, store_spec(tenant=tenant), config, secrets_of(), self.tools, make_terms(config.tls, None))
+        config = (GcsConfig if is_google else S3Config).model_validate(told).model_copy(update={"part_bytes": part_bytes})
+        spec = store_spec(tenant=tenant, kind="gcs" if is_google else "s3")
+        secrets = GcsSecrets.model_validate(OWN_KEY) if is_google else secrets_of()
+        store = S3Store.open(self.client, spec, config, secrets, self.tools, make_terms(config.tls, None))
         store.place.requests.patience = SHORT
         return store
-
-    def open_google(self, bucket: TestBucket) -> S3Store:
-        """The same server, spoken to as Google's; it must ask for no signature."""
-        config = GcsConfig(bucket=bucket.name, endpoint_url=bucket.server.url).model_copy(update={"part_bytes": PART})
-        secrets = GcsSecrets.model_validate({"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY})
-        return S3Store.open(self.client, store_spec(kind="gcs"), config, secrets, self.tools)
 
 
 @contextlib.asynccontextmanager
@@ -72,16 +69,3 @@ async def opened_stores(folder: Path, **settings: int) -> AsyncIterator[Stores]:
         tools.close()
         await client.aclose()
         names.close()
-
-
-async def store_object(store: S3Store, new: NewObject, pieces: Sequence[bytes]) -> tuple[Published, ObjectWriter]:
-    """Write an object as an upload does."""
-    writer = store.begin(new)
-    try:
-        await writer.open()
-        for piece in pieces:
-            await writer.write([piece])
-        await writer.seal()
-        return await writer.publish(), writer
-    finally:
-        await writer.discard()

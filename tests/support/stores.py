@@ -83,7 +83,10 @@ class TestBucket:
         return sorted(item["Key"] for item in self.client.list_objects_v2(Bucket=self.name).get("Contents", []))
 
     def open_uploads(self) -> list[str]:
-        return [item["Key"] for item in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
+        try:
+            return [item["Key"] for item in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
+        except self.client.exceptions.NoSuchUpload:  # what rclone says of a bucket that has never had one
+            return []
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@ from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
 from relay.errors import ClientGone, DestinationBroke, DestinationRefusedTls, DestinationTimeout, RelayError
 from relay.settings import DnsSettings
+from relay.wire.channel import Channel
 from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names
+from relay.wire.turn import Outgoing, Turn
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
 from tests.support.loops import LOOPS, SHIPPED, run_in
@@ -322,3 +324,27 @@ async def test_the_total_timeout_ends_a_delivery_that_moves() -> None:
         with pytest.raises(DestinationTimeout):
             await deliver(to, b"x" * 20_000_000)
     assert not pumps()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_gives_up_in_the_moment_of_the_answer_leaves_no_connection_behind(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[Turn] = []
+
+    def begin(channel: Channel, request: Outgoing) -> Turn:
+        turns.append(Turn(channel, request))
+        return turns[-1]
+
+    async def run() -> None:
+        monkeypatch.setattr("relay.wire.client.Turn", begin)
+        async with Upstream() as upstream:
+            async with destination(upstream.url) as to:
+                for count in range(1, 11):
+                    giving_up = asyncio.create_task(deliver(to))
+                    while len(turns) < count or not turns[-1].is_answered:
+                        await asyncio.sleep(0)
+                    giving_up.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await giving_up
+            await until(lambda: not upstream.open_connections)
+
+    run_in(loop, run)
