@@ -47,16 +47,15 @@ class ExampleBucket:
 
 
 def find_rclone() -> str | None:
-    """Find the program beside this interpreter, else on the path."""
-    if sys.platform != "linux":
-        return None
-    return shutil.which("rclone", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
+    """Find the program of the package, beside this interpreter. A system's own may be too old to serve S3."""
+    return shutil.which("rclone", path=str(Path(sys.executable).parent)) if sys.platform == "linux" else None
 
 
 def lay_out_bucket(settings: Settings, bucket: ExampleBucket) -> Program:
     """Make the folder, and say what serves it."""
     folder = (settings.data.dir / "bucket").absolute()  # as a relative one, a name with a colon would be a remote's
-    (folder / NAME).mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / NAME).mkdir(mode=0o700, exist_ok=True)
     environment = {
         "HOME": str(folder.parent),
         "RCLONE_CONFIG": os.devnull,  # the user's own remotes are none of its business

@@ -28,7 +28,7 @@ KEYS = ("url", "tenant", "key", "admin-token", "upload", "forward", "ledger")
 INSTALL_SECONDS = 900.0
 STOP_SECONDS = 30.0
 LEDGER_SECONDS = 5.0
-PORTS = (8000, 8001)
+PORTS = (8000, 8001, 8002)
 
 
 class WentWrong(Exception):
@@ -107,6 +107,11 @@ class Trial:
             check(stored["size"] == (self.clone / "README.md").stat().st_size, "the receipt has another size")
         with self.step("its entry, by the line 'ledger:'"):
             self._wait_for_entry(told["ledger"], lambda path: path.endswith("README.md"))
+        if "bucket" in told:
+            with self.step("the line 'bucket:', and its entry"):
+                (stored,) = json.loads(self.paste(told["bucket"]))["objects"]
+                check(stored["etag"] is not None, "the bucket told no ETag")
+                self._wait_for_entry(told["ledger"], lambda path: path == "bucket/README.md")
         with self.step("the line 'forward:', and its entry"):
             check(json.loads(self.paste(told["forward"]))["query"] == {"q1": "x"}, "the upstream saw another query")
             self._wait_for_entry(told["ledger"], lambda path: path.endswith("hello/world"))

@@ -46,6 +46,14 @@ GOES_ON = {r"relay serve\b": "listening on"}
 FILES = {"README.md": None, "cat.png": 3_571, "photos/cat.png": 70_000, "photos/dog.png": 70_000}
 """What lies in the folder where a page is pasted: a copy of the checkout's, or so many bytes."""
 
+CREDENTIALS = {
+    "key-id": "AKIAIOSFODNN7EXAMPLE",
+    "key": "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY",
+    "sas-token": "sv=2024-08-04&sr=c&sp=rcwd&se=2099-01-01T00%3A00%3A00Z&sig=c2lnbmF0dXJl",
+    "service-account.json": '{"type": "service_account", "client_email": "a@b", "private_key": "-", "private_key_id": "1"}',
+}
+"""What opens the buckets of a tenant on a page; nothing is sent to them."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -96,6 +104,9 @@ def stage(postgres_server: TemplateServer, tmp_path_factory: pytest.TempPathFact
     for name in ("var/lib/relay", "etc/relay", "backup", "srv"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "etc/relay/admin-token").write_text("a-long-random-text-of-your-own\n", encoding="ascii")
+    (folder / "etc/relay/globex").mkdir()
+    for name, text in CREDENTIALS.items():
+        (folder / "etc/relay/globex" / name).write_text(f"{text}\n", encoding="ascii")
     client = make_authority(folder).issue("relay.acme.example")
     for name, pem in {"acme-ca": client.pem, "acme-client": client.pem, "acme-client-key": client.key_pem}.items():
         (folder / "etc/relay" / f"{name}.pem").write_text(pem, encoding="ascii")

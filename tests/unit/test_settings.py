@@ -28,6 +28,13 @@ def test_groups_and_members_are_split_at_the_first_underscore() -> None:
     assert settings.demo.upstream_listen == "127.0.0.1:9"
 
 
+def test_demo_may_go_without_its_bucket() -> None:
+    assert load_settings({}).demo.bucket_listen == "127.0.0.1:8002"
+    assert load_settings({"RELAY_DEMO_BUCKET_LISTEN": "off"}).demo.bucket_listen is None
+    with pytest.raises(SettingsInvalid, match="RELAY_DEMO_BUCKET_LISTEN: "):
+        load_settings({"RELAY_DEMO_BUCKET_LISTEN": "no"})
+
+
 def test_values_carry_their_units() -> None:
     settings = load_settings(
         {"RELAY_SHUTDOWN_TIMEOUT": "1.5", "RELAY_JOURNAL_MAX_BYTES": "8MiB", "RELAY_TRUSTED_PROXIES": "10.0.0.0/8, ::1/128"}
