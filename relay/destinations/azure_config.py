@@ -82,7 +82,8 @@ class AzureConfig(ConfigMembers):
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
     block_bytes: Annotated[int, Field(ge=MIB, le=LARGEST_BLOCK)] = Field(
-        8 * MIB, description="The size of a block, which is held until the store has it. Very large blobs get larger ones."
+        8 * MIB,
+        description="The size of a block, within half of `RELAY_MEMORY_PARTS`, which holds it. Very large blobs get larger ones.",
     )
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60

@@ -158,7 +158,7 @@ class BlobWriter:
         if number > MOST_BLOCKS:
             raise UploadTooLarge(f"The blob would have more than {MOST_BLOCKS} blocks. Set a larger config.block_bytes.")
         declared = self._new.declared_bytes
-        self._block_bytes = size_block(number, self._place.config.block_bytes, declared)
+        self._block_bytes = size_block(number, min(self._place.config.block_bytes, self._place.tools.memory.share_bytes), declared)
         rest = None if declared is None else declared - self.size
         self._account.begin(self._block_bytes if rest is None or rest <= 0 else min(self._block_bytes, rest))
         self._block_digests = BlockDigests(self._block_digests)

@@ -52,7 +52,9 @@ class PartMemory:
     def __init__(self, budget_bytes: int) -> None:
         self._parked_most = budget_bytes // _PARKED_SHARE
         self._room_bytes = budget_bytes - self._parked_most
-        self._share_bytes = self._room_bytes // _OWNER_SHARE
+        self.share_bytes = self._room_bytes // _OWNER_SHARE
+        """What a tenant may hold. No part is larger, unless its object would have too many."""
+
         self._held_bytes = 0
         self._held_by: Counter[str] = Counter()
         self._parked_by: Counter[str] = Counter()
@@ -113,11 +115,11 @@ class PartMemory:
             del self._parked_by[owner]
 
     def _free_for(self, owner: str) -> int:
-        return min(self._room_bytes - self._held_bytes, self._share_bytes - self._held_by[owner])
+        return min(self._room_bytes - self._held_bytes, self.share_bytes - self._held_by[owner])
 
     def _may_go_on(self, account: "PartAccount", count: int) -> bool:
         """True when the rest of the account's part fits into what is free."""
-        lacking = account.lacking_bytes(self._share_bytes, count)
+        lacking = account.lacking_bytes(self.share_bytes, count)
         return lacking <= 0 or lacking <= self._free_for(account.owner)
 
     def _has_line(self) -> bool:
@@ -125,7 +127,7 @@ class PartMemory:
         return any(self._blocks_all(waiter) for waiter in self._waiters)
 
     def _blocks_all(self, waiter: "_Waiter") -> bool:
-        return waiter.account.lacking_bytes(self._share_bytes, waiter.count) > self._room_bytes - self._held_bytes
+        return waiter.account.lacking_bytes(self.share_bytes, waiter.count) > self._room_bytes - self._held_bytes
 
     def _give(self, account: "PartAccount", count: int) -> None:
         self._held_bytes += count

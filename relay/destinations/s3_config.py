@@ -89,7 +89,7 @@ class BucketConfig(ConfigMembers):
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
     part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] = Field(
-        8 << 20, description="The size of a part; a larger object gets larger ones."
+        8 << 20, description="The size of a part, within half of `RELAY_MEMORY_PARTS`; a larger object gets larger ones."
     )
     sign_bodies: bool | None = Field(
         None,

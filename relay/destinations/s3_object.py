@@ -131,7 +131,7 @@ class S3Writer:
         if self._next_number > MOST_PARTS:
             raise UploadTooLarge("The object would have more parts than a bucket takes. Set a larger config.part_bytes.")
         declared = self._new.declared_bytes
-        self._part_bytes = size_part(self._next_number, self._place.config.part_bytes, declared)
+        self._part_bytes = size_part(self._next_number, min(self._place.config.part_bytes, self._place.tools.memory.share_bytes), declared)
         rest = None if declared is None else declared - self.size
         self._account.begin(self._part_bytes if rest is None or rest <= 0 else min(self._part_bytes, rest))
         self._part_digests = PartDigests(is_signed=self._bucket.signs_bodies)

@@ -68,3 +68,17 @@ async def test_a_store_that_stands_still_pushes_back(tmp_path: Path, plain_bucke
             await asyncio.gather(*sending, return_exceptions=True)
         assert len(set(digests)) == uploads and len(plain_bucket.keys()) == uploads
         assert most <= ROOM and memory.held_bytes == memory.waiting == 0
+
+
+@pytest.mark.full
+async def test_a_part_is_never_larger_than_what_a_tenant_may_hold(tmp_path: Path, plain_bucket: TestBucket) -> None:
+    async with opened_stores(tmp_path, parts=BUDGET) as stores:
+        store, most, size = stores.open(plain_bucket, overwrite="replace"), 0, 40 << 20
+        store.place.config = store.place.config.model_copy(update={"part_bytes": 5 << 30})
+        writer = store.begin(NewObject("large.bin"))
+        for _ in range(size // PART):
+            await writer.write([bytes(PART)])
+            most = max(most, stores.tools.memory.held_bytes)
+        await writer.seal()
+        await writer.publish()
+        assert plain_bucket.head("large.bin")["ContentLength"] == size and most <= ROOM // 2
