@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.wire.one_gibibyte import MIB, pass_all
+
+pytestmark = pytest.mark.timeout(120)  # 8 s; how much is held is the question, not how long it takes on a busy machine
 
 
 async def test_large_uploads_pass_in_constant_memory(database_url: str, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class Recorder:
 async def our_reading(served: Served, recorder: Recorder, data: bytes, *, waits_after: int | None = None) -> Reading:
     """Send the bytes on a connection of their own, and see what becomes of them."""
     async with RawClient(*served.address) as client:
-        reading = Reading(recorder.requests.setdefault(client.port, []))
+        reading = Reading([])
+        recorder.requests[client.port] = reading.requests  # an earlier connection may have had the same port
         await client.try_to_send(data)
         await see_what_comes(client, reading, waits_after=waits_after)
         return reading

@@ -125,7 +125,8 @@ async def test_requests_are_read_alike_byte_by_byte_on_a_socket() -> None:
     async def check_some() -> None:
         for row in rows:
             async with RawClient(*served.address) as client:
-                reading = Reading(recorder.requests.setdefault(client.port, []))
+                reading = Reading([])
+                recorder.requests[client.port] = reading.requests  # an earlier connection may have had the same port
                 with contextlib.suppress(OSError):
                     await client.send_slowly(bytes_of(row["send"]), pause_seconds=0)
                 await requests.see_what_comes(client, reading)
