@@ -58,8 +58,8 @@ def check_no_traces(image: str, base: str, files: "FileSystem") -> None:
     told = [word for word in ("BUILD_IMAGE", "PIP_", "proxy") if word in history]
     expect(not told, f"its history tells of the build: {told}")
     known = run("docker", "run", "--rm", "--entrypoint=sh", base, "-c", "cat /etc/ssl/certs/ca-certificates.crt || true")
-    certifi = b"".join(files.content(name) for name in files.names if name.endswith("/certifi/cacert.pem"))
-    traces = wheels.fingerprints(known.encode() + certifi) | {wheels.CONFIGURATION.encode().splitlines()[-1], wheels.BUILD_IMAGE.encode()}
+    public = b"".join(files.content(name) for name in files.names if name.endswith(("/certifi/cacert.pem", "/botocore/cacert.pem")))
+    traces = wheels.fingerprints(known.encode() + public) | {wheels.CONFIGURATION.encode().splitlines()[-1], wheels.BUILD_IMAGE.encode()}
     expect(not any(trace in history.encode() for trace in traces), "its history holds a setting of this machine")
     expect(files.containing({b"what ``/readyz`` of a running relay answers"}), "the search finds nothing that is there")
     if found := files.containing(traces):
