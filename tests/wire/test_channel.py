@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from relay.wire.channel import RECEIVE_BYTES, Channel
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
 from tests.support.loops import LOOPS, run_in
+from tests.support.paper_transport import PaperTransport
 from tests.wire.test_client import OK, deliver, destination, read_request, server
 
 ANSWER_BYTES = 3_000_000
@@ -96,3 +98,49 @@ async def settle_late(to: HttpUpstream) -> None:
     async with to.deliver(make_item(), ScriptedBody([bytes(65536)] * 400)) as delivery:
         await asyncio.sleep(0.2)  # what was written is taken, and the connection lost, before it is given up
         await delivery.settled()
+
+
+class Keeping(PaperTransport):
+    """Remembers what it was given to write."""
+
+    def write(self, data: Any) -> None:
+        self.given = data
+
+
+async def test_what_cannot_change_is_kept_without_a_copy_and_what_may_is_copied() -> None:
+    channel = Channel()
+    transport = Keeping(channel)
+    held, received = bytes(100_000), bytearray(100_000)
+    for piece, owner in ((held, held), (memoryview(held)[10:], held), (memoryview(received).toreadonly(), received)):
+        channel.write(piece)
+        assert memoryview(transport.given).obj is owner
+    channel.write(memoryview(received))
+    assert memoryview(transport.given).obj is not received
+    channel.abort()
+
+
+@on_both_loops
+def test_what_waits_to_be_sent_arrives_as_it_was_when_it_was_written(loop: str) -> None:
+    size = 3 << 20
+
+    async def run() -> None:
+        is_written, arrived = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await is_written.wait()
+            arrived.set_result(await reader.readexactly(3 * size))
+            writer.close()
+
+        async with server(serve) as port:
+            _, channel = await asyncio.get_running_loop().create_connection(Channel, "127.0.0.1", port)
+            held, received = b"a" * size, bytearray(b"c" * size)
+            channel.write(held)
+            channel.write(memoryview(b"b" * (size + 5)).toreadonly()[5:])
+            channel.write(memoryview(received))
+            received[:] = bytes(size)
+            assert channel.unsent_bytes > 0
+            is_written.set()
+            assert await arrived == b"a" * size + b"b" * size + b"c" * size
+            channel.abort()
+
+    run_in(loop, run)
