@@ -138,14 +138,13 @@ class PartMemory:
         """Give room to those who wait, in their order."""
         is_barred = False
         barred_owners: set[str] = set()
-        for waiter in list(self._waiters):
+        for waiter in [each for each in self._waiters if not each.given.done()]:  # who gave up takes itself away
             account = waiter.account
             is_passing = account.is_begun or not (is_barred or account.owner in barred_owners)
             if is_passing and self._may_go_on(account, waiter.count):
                 self._waiters.remove(waiter)
-                if not waiter.given.done():
-                    self._give(account, waiter.count)
-                    waiter.given.set_result(None)
+                self._give(account, waiter.count)
+                waiter.given.set_result(None)
             else:
                 is_barred = is_barred or self._blocks_all(waiter)
                 barred_owners.add(account.owner)

@@ -97,6 +97,23 @@ async def test_a_tenant_whose_clients_stall_leaves_half_to_the_others() -> None:
     assert memory.held_bytes == memory.waiting == 0
 
 
+async def test_those_who_wait_may_all_give_up_at_once() -> None:
+    memory = PartMemory(32 * MIB)
+    accounts = [memory.open(f"tenant {number}") for number in range(8)]
+    for account in accounts:
+        account.begin(8 * MIB)
+    tasks = [asyncio.create_task(account.take(8 * MIB)) for account in accounts]
+    while memory.waiting < 5:
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None)] * 3 + [asyncio.CancelledError] * 5
+    for account in accounts:
+        account.close()
+    assert memory.held_bytes == memory.waiting == 0
+
+
 async def test_a_part_larger_than_the_budget_goes_alone() -> None:
     memory = PartMemory(800)
     uploads = Uploads(memory, seed=1)
