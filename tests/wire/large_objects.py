@@ -54,7 +54,8 @@ class Load:
         host, _, port = self.relay.url.removeprefix("http://").partition(":")
         try:
             return name, await BulkClient((host, int(port)), self.relay.key).upload(f"bucket/{name}", size // PIECE_BYTES)
-        except OSError:  # answered early and cut: the ledger says why
+        except (OSError, EOFError) as error:  # answered early and cut: the ledger says why
+            print(f"  {name}: {type(error).__name__}")
             return name, Taken(0, 0, "", 0, "", 0.0)
 
     def digest_of(self, name: str) -> str:
