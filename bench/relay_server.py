@@ -60,7 +60,7 @@ def _destination(place: Place, name: SinkName) -> dict[str, Any]:
         return {"kind": "disk", "config": {"directory": DISK_DIRECTORY, "overwrite": "replace"}}
     url = f"http://127.0.0.1:{place.sinks[name]}"
     if name in BUCKETS:
-        config: dict[str, Any] = {"bucket": BUCKET, "prefix": name, "endpoint_url": url, "overwrite": "replace"}
+        config: dict[str, Any] = {"bucket": BUCKET, "prefix": name, "endpoint_url": url, "key_template": "{upload_id}"}
         config |= {"sign_bodies": False} if name == "bucket-unsigned" else {}
         return {"kind": "s3", "config": config, "secrets": {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}}
     return {"kind": "http", "config": {"base_url": f"{url}/u", "max_connections": MOST_CONNECTIONS}}

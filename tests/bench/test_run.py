@@ -70,7 +70,7 @@ def test_copies_are_measured_and_leave_nothing(tmp_path: Path) -> None:
 
 def test_who_does_not_keep_what_it_was_sent_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COPY_COMMANDS, "copy", lambda _source, target: [["cp", "/dev/null", str(target)]])
-    with pytest.raises(BrokenError, match=r"kept were files of \[0\] bytes instead of one of 2097152"):
+    with pytest.raises(BrokenError, match=r"kept were files of \[0\] bytes instead of 1 of 2097152"):
         Session(Record(tmp_path / "results.jsonl"), TINY).run([kept_row("copy")])
 
 
