@@ -93,7 +93,7 @@ class BucketConfig(ConfigMembers):
     )
     sign_bodies: bool | None = Field(
         None,
-        description="Sign the SHA-256 of every body. By default over `http://` only: there whoever stands in between could change a body "
+        description="Sign the SHA-256 of every body. By default only without TLS: there whoever stands in between could change a body "
         "that is not signed, and its checksum would not tell. False saves that digest on a connection that is safe by other means.",
     )
     ambient_credentials: bool = Field(
