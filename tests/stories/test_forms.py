@@ -4,14 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from tests.stories.speech import client_of, head, problem_of
 from tests.support.raw_client import RawClient
 from tests.support.running_relay import RunningRelay
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,13 +38,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 async def place(relay: RunningRelay, slug: str, **config: Any) -> tuple[dict[str, str], Path]:
     tenant = await relay.tenant(slug)
     folder = await relay.disk_destination(tenant, slug, **config)
-    async with client_of(relay) as client:
-
-        async def is_known() -> bool:
-            """A reading that took a second, as on a busy machine, has the door refuse every new key for another one."""
-            return (await client.get(f"/uploads/{uuid4()}", headers=tenant.headers)).status_code == 404
-
-        await until(is_known)
+    await relay.known(tenant)
     return {**tenant.headers, "Content-Type": TYPE}, folder
 
 

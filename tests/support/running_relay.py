@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import uvicorn
@@ -66,6 +67,16 @@ class RunningRelay:
         await self.post("/tenants", {"slug": slug, **members})
         issued = await self.post(f"/tenants/{slug}/keys", {})
         return TestTenant(slug, issued["key"])
+
+    async def known(self, tenant: TestTenant) -> TestTenant:
+        """Wait until the door knows the key: a reading that took a second, on a busy machine, has it refuse new ones for another."""
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+
+            async def is_known() -> bool:
+                return (await client.get(f"/uploads/{uuid4()}", headers=tenant.headers)).status_code == 404
+
+            await until(is_known)
+        return tenant
 
     async def http_destination(self, tenant: TestTenant, base_url: str, name: str = "main", **config: Any) -> None:
         """Give the tenant an HTTP destination; the first one becomes its default."""
