@@ -3,16 +3,16 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from relay.destinations.addresses import BaseUrl
 from relay.destinations.keys import KeyTemplateText
-from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, check_relative, misfit
-from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
+from relay.destinations.members import ConfigMembers, Reveal, Seconds, check_relative, misfit
+from relay.destinations.tls_config import CLIENT_KEY, SecretsWithTls, Tls, check_identity, check_scheme, find_client_key
 
 MIB: Final = 1 << 20
 LARGEST_BLOCK: Final = 4_000 * MIB
@@ -107,7 +107,7 @@ class AzureConfig(ConfigMembers):
         check_identity(self.tls, find_client_key(reveal()) if CLIENT_KEY in secret_names else None)
 
 
-class AzureSecrets(SecretMembers):
+class AzureSecrets(SecretsWithTls):
     """A shared access signature, or the account's key: exactly one of them."""
 
     sas_token: Annotated[SecretStr, Field(max_length=_SAS_LONGEST), AfterValidator(_checked_sas)] | None = Field(
@@ -116,20 +116,9 @@ class AzureSecrets(SecretMembers):
     account_key: Annotated[SecretStr, Field(max_length=256), AfterValidator(_checked_account_key)] | None = Field(
         None, description="Opens the whole storage account: a SAS of one container is enough."
     )
-    tls: TlsSecrets | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
         if self.sas_token is not None and self.account_key is not None:
             raise ValueError("give exactly one of sas_token and account_key")
         return self
-
-    def plain(self) -> dict[str, Any]:
-        """Give them as plain JSON, to be sealed."""
-        key = self.tls.client_key if self.tls is not None else None
-        return super().plain() | ({"tls": {"client_key": key.get_secret_value()}} if key is not None else {})
-
-    @staticmethod
-    def names(plain: Mapping[str, Any]) -> list[str]:
-        """Name what is there."""
-        return [CLIENT_KEY if name == "tls" else name for name in plain]

@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from relay.destinations.addresses import BaseUrl, is_address
 from relay.destinations.keys import KeyTemplateText
-from relay.destinations.members import ConfigMembers, Reveal, Seconds, SecretMembers, misfit
-from relay.destinations.tls_config import CLIENT_KEY, Tls, TlsSecrets, check_identity, check_scheme, find_client_key
+from relay.destinations.members import ConfigMembers, Reveal, Seconds, misfit
+from relay.destinations.tls_config import CLIENT_KEY, SecretsWithTls, Tls, check_identity, check_scheme, find_client_key
 
 SMALLEST_PART = 5 << 20
 LARGEST_PART = 5 << 30
@@ -167,22 +167,11 @@ class GcsConfig(BucketConfig):
         return self.endpoint_url or GOOGLE_ENDPOINT
 
 
-class BucketSecrets(SecretMembers):
+class BucketSecrets(SecretsWithTls):
     """What opens a bucket of any maker."""
 
     access_key_id: Credential | None = None
     secret_access_key: Credential | None = None
-    tls: TlsSecrets | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Give them as plain JSON, to be sealed."""
-        key = self.tls.client_key if self.tls is not None else None
-        return super().plain() | ({"tls": {"client_key": key.get_secret_value()}} if key is not None else {})
-
-    @staticmethod
-    def names(plain: Mapping[str, Any]) -> list[str]:
-        """Name them, and the client's key."""
-        return [CLIENT_KEY if name == "tls" else name for name in plain]
 
 
 class S3Secrets(BucketSecrets):
@@ -205,7 +194,6 @@ class GcsSecrets(BucketSecrets):
     service_account: Annotated[SecretStr, Field(max_length=_SERVICE_ACCOUNT_LONGEST), AfterValidator(_checked_service_account)] | None = (
         None
     )
-    tls: TlsSecrets | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, SecretStr
 
 from relay.destinations.addresses import ServerName
-from relay.destinations.members import Members, misfit
+from relay.destinations.members import Members, SecretMembers, misfit
 from relay.protocols.certificates import check_pair, parse_certificates, parse_key
 from relay.wire.tls import TlsTerms, make_context
 
@@ -62,6 +62,22 @@ class TlsSecrets(Members):
     client_key: Annotated[SecretStr, Field(max_length=_PEM_LONGEST), AfterValidator(_checked_key)] | None = Field(
         None, description="The key in PEM, without a passphrase."
     )
+
+
+class SecretsWithTls(SecretMembers):
+    """Credentials of a place that may be shown a client certificate, too: its key is among them."""
+
+    tls: TlsSecrets | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Give them as plain JSON, to be sealed."""
+        key = self.tls.client_key if self.tls is not None else None
+        return super().plain() | ({"tls": {"client_key": key.get_secret_value()}} if key is not None else {})
+
+    @staticmethod
+    def names(plain: Mapping[str, Any]) -> list[str]:
+        """Name them, and the client's key."""
+        return [CLIENT_KEY if name == "tls" else name for name in plain]
 
 
 def find_client_key(secrets: Mapping[str, Any]) -> str | None:
