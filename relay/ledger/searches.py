@@ -10,9 +10,10 @@ The beginning of a path has none: an index gives the paths of a day in their own
 - among the newest ``GLANCE`` entries that fulfil all else: what is common fills its page there, and of a short time or a
   rare outcome they are all;
 - else on the days (UTC) that have a candidate, which is all that the index can tell: one statement finds those of
-  ``MONTHS_AT_ONCE``, by a look into the index for each day. Then a statement for each month that has one searches its days,
-  newest first, until the page is full. Few candidates of a day are taken by the index and sorted; if they are many, the day is
-  walked back, which is at worst a walk of one day for a path that was common on it.
+  ``MONTHS_AT_ONCE``, by a look into the index for each day. If no day has more than ``RARE``, one statement takes them all.
+  Else a statement for each month that has one searches its days, newest first, until the page is full. Few candidates of a
+  day are taken by the index and sorted; if they are many, the day is walked back, which is at worst a walk of one day for a
+  path that was common on it.
 
 Which of the two is better Postgres could only guess, and a guess of "many" for a path that a day has not would read all of the
 day. So they are counted, up to ``FEW``. Candidates know no outcome: one that hardly any of many has is what stays slow.
@@ -43,6 +44,7 @@ from sqlalchemy import (
     Row,
     ScalarSelect,
     Select,
+    TableValuedAlias,
     Text,
     bindparam,
     cast,
@@ -71,6 +73,9 @@ PAGE_BYTES: Final = 8 << 20
 FEW: Final = 1_000
 """So many candidates of a day are sorted sooner than avoided."""
 
+RARE: Final = 5
+"""Where no day has more candidates than this, those of all months found at once are ``FEW``, and are taken by one statement."""
+
 MONTHS_AT_ONCE: Final = 6
 """The days of so many months are found by one statement: planning it costs some for each, and so does every day in it."""
 
@@ -98,6 +103,9 @@ def show_page(page: FromClause) -> FromClause:
     measured = select(page, spent, place, func.count().over().label("of")).subquery("measured")
     return select(measured).where((measured.c.place == 1) | (measured.c.spent <= PAGE_BYTES)).subquery("shown")
 
+
+Span = dict[str, Any]
+"""Days of a month that are searched, newest first: ``days``, and ``first`` and ``last``, between which they lie."""
 
 Shape = frozenset[str]
 """The names of what a search has been given."""
@@ -186,19 +194,23 @@ class _Search:
             return
         months = sorted(rows[0].months, reverse=True)
         for first in range(0, len(months), MONTHS_AT_ONCE):
-            for span in await self._find_days(months[first : first + MONTHS_AT_ONCE], values):
+            spans, is_rare = await self._find_days(months[first : first + MONTHS_AT_ONCE], values)
+            if is_rare:
+                yield _told(await self._fetch(_take_days(given, len(spans), self.show), {**values, **_numbered(spans)}))
+                continue
+            for span in spans:
                 yield _told(await self._fetch(_search_days(given, self.show), {**values, **span}))
 
-    async def _find_days(self, months: Sequence[datetime], values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The months that have a candidate, newest first: their bounds, and their days that have one."""
-        spans: list[dict[str, Any]] = []
+    async def _find_days(self, months: Sequence[datetime], values: Mapping[str, Any]) -> tuple[list[Span], bool]:
+        """The months that have a candidate, newest first, with their days that have one; and whether all of these have few."""
+        spans: list[Span] = []
         for newest in months:
             days = self._days_of(newest)
             spans.append({"days": days, "first": _begin(days[-1]), "last": newest})
-        asked = {f"{name}{place}": value for place, span in enumerate(spans) for name, value in span.items()}
-        found = {row.day for row in await self._fetch(_find_days(frozenset(values), len(spans)), {**values, **asked})}
-        spans = [{**span, "days": [day for day in span["days"] if day in found]} for span in spans]
-        return [span for span in spans if span["days"]]
+        rows = await self._fetch(_find_days(frozenset(values), len(spans)), {**values, **_numbered(spans), "rare": RARE})
+        found = {row.day: row.candidates for row in rows}
+        spans = [{**span, "days": days} for span in spans if (days := [day for day in span["days"] if day in found])]
+        return spans, bool(found) and max(found.values()) <= RARE
 
     def _values(self) -> dict[str, Any]:
         """What is asked for, by the names that the statements have for it."""
@@ -256,15 +268,34 @@ def _months(given: Shape) -> ScalarSelect[Any]:
 
 @cache
 def _find_days(given: Shape, months: int) -> CompoundSelect[Any]:
-    """Which of the days of each month have a candidate. Each month has its bounds, and nothing but its own partition is planned for."""
-    found = []
+    """Which of the days of each month have a candidate, and how many, up to one more than ``rare``."""
+    found, rare = [], bindparam("rare", type_=Integer)
     for place in range(months):
-        asked = func.unnest(bindparam(f"days{place}", type_=ARRAY(Date)))
-        days = asked.table_valued(column("day", Date), name=f"month{place}").render_derived()
-        of_month = (_LEDGER.c.started_at >= bindparam(f"first{place}"), _LEDGER.c.started_at <= bindparam(f"last{place}"))
-        one = select(true()).where(*_candidates(days, given, of_month)).order_by(_BY_START).limit(1).correlate(days)
-        found.append(select(days.c.day).select_from(days.join(one.lateral(f"one{place}"), true())))
+        days, known = _month(place, given)
+        some = _by_start(select(true()).where(*known), rare + 1).correlate(days).lateral(f"some{place}")
+        counted = select(func.count().label("candidates")).select_from(some).lateral(f"counted{place}")
+        found.append(select(days.c.day, counted.c.candidates).select_from(days.join(counted, counted.c.candidates > 0)))
     return union_all(*found)
+
+
+@cache
+def _take_days(given: Shape, months: int, show: Show) -> Select[Any]:
+    """Take all candidates of the days of each month: to be asked when they are few."""
+    taken, few = [], bindparam("few", type_=Integer)
+    for place in range(months):
+        days, known = _month(place, given)
+        some = _by_start(select(*_COLUMNS).where(*known), few).correlate(days).lateral(f"few{place}")
+        taken.append(select(some).select_from(days.join(some, true())).where(*_conditions(some, given)))
+    candidates = union_all(*taken).subquery("candidates")
+    return _shown(_newest(select(candidates), candidates), show)
+
+
+def _month(place: int, given: Shape) -> tuple[TableValuedAlias, list[ColumnElement[bool]]]:
+    """The days of one month of several, and what is known of their candidates: its bounds have Postgres plan for its own partition only."""
+    asked = func.unnest(bindparam(f"days{place}", type_=ARRAY(Date)))
+    days = asked.table_valued(column("day", Date), name=f"month{place}").render_derived()
+    of_month = (_LEDGER.c.started_at >= bindparam(f"first{place}"), _LEDGER.c.started_at <= bindparam(f"last{place}"))
+    return days, _candidates(days, given, of_month)
 
 
 @cache
@@ -276,9 +307,9 @@ def _search_days(given: Shape, show: Show) -> Select[Any]:
     known = _candidates(days, given, of_months)
     few = bindparam("few", type_=Integer)
 
-    looked = select(true()).where(*known).order_by(_BY_START).limit(few + 1).correlate(days).lateral("looked")
+    looked = _by_start(select(true()).where(*known), few + 1).correlate(days).lateral("looked")
     counted = select(func.count().label("candidates")).select_from(looked).lateral("counted")
-    some = select(*_COLUMNS).where(*known).order_by(_BY_START).limit(few).correlate(days).lateral("few")
+    some = _by_start(select(*_COLUMNS).where(*known), few).correlate(days).lateral("few")
     taken = select(some).where(counted.c.candidates.between(1, few), *_conditions(some, given))
     of_day = (_LEDGER.c.started_at >= _begin_of(days.c.day), _LEDGER.c.started_at < _begin_of(days.c.day + 1))
     walked = select(*_COLUMNS).where(counted.c.candidates > few, *of_months, *of_day, *_conditions(_LEDGER, given))
@@ -313,6 +344,10 @@ def _conditions(entries: FromClause, given: Shape) -> list[ColumnElement[bool]]:
     return wanted
 
 
+def _by_start(candidates: Select[Any], most: ColumnElement[int]) -> Select[Any]:
+    return candidates.order_by(_BY_START).limit(most)
+
+
 def _shown(page: Select[Any], show: Show) -> Select[Any]:
     shown = show(page.subquery("page"))
     return _newest(select(shown), shown)
@@ -325,6 +360,11 @@ def _newest(statement: Select[Any], entries: FromClause, most: ColumnElement[int
 def _told(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
     """Rows that tell of entries; where there are none, a count or an aggregate gives a row all the same."""
     return rows if rows and rows[0].started_at is not None else ()
+
+
+def _numbered(spans: Iterable[Span]) -> dict[str, Any]:
+    """The months as parameters of a statement that has several."""
+    return {f"{name}{place}": value for place, span in enumerate(spans) for name, value in span.items()}
 
 
 def _pattern(start: str) -> str | None:

@@ -146,9 +146,15 @@ def judge_plan(plan: Plan, filters: EntryFilter, walked_most: int) -> list[str]:
 
 
 def judge_plans(plans: list[Plan], filters: EntryFilter, walked_most: int) -> list[str]:
-    """Say what is wrong with the plans of a search: that of a statement, or one that searches more than a month after the second."""
+    """Say what is wrong with the plans of a search: of each, or that one after the second reads much of more than a month."""
     wrong = [fault for plan in plans for fault in judge_plan(plan, filters, walked_most)]
-    return wrong + [f"searched at once: {sorted(months_of(plan))}" for plan in plans[2:] if len(months_of(plan)) != 1]
+    at_once = [plan for plan in plans[2:] if len(months_of(plan)) > 1 and entries_of(plan) > FEW]
+    return wrong + [f"searched at once: {entries_of(plan)} entries of {sorted(months_of(plan))}" for plan in at_once]
+
+
+def entries_of(plan: Plan) -> int:
+    """How many entries were read."""
+    return sum(round(node["Actual Rows"] * node["Actual Loops"]) for node in nodes_of(plan) if "Relation Name" in node)
 
 
 def months_of(plan: Plan) -> set[str]:

@@ -137,13 +137,13 @@ async def compare(database: Database, url: str, chance: random.Random, entries: 
 
 
 def bound(monkeypatch: pytest.MonkeyPatch, *bounds: int) -> None:
-    for name, value in zip(("GLANCE", "FEW", "MONTHS_AT_ONCE"), bounds, strict=True):
+    for name, value in zip(("GLANCE", "FEW", "RARE", "MONTHS_AT_ONCE"), bounds, strict=True):
         monkeypatch.setattr(searches, name, value)
 
 
-@pytest.mark.parametrize("bounds", [(1, 0, 1), (3, 8, 2), (3, 500, 6)])
+@pytest.mark.parametrize("bounds", [(1, 0, 0, 1), (3, 8, 1, 2), (3, 500, 5, 6), (1, 500, 20, 3)])
 async def test_every_page_is_what_a_plain_search_finds(
-    database: Database, database_url: str, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int, int]
+    database: Database, database_url: str, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int, int, int]
 ) -> None:
     bound(monkeypatch, *bounds)
     await compare(database, database_url, random.Random(f"{bounds}"), entries, 20)
@@ -156,15 +156,15 @@ async def test_every_page_is_what_a_plain_search_finds(
 async def test_every_page_of_many_searches_is_what_a_plain_search_finds(
     database: Database, database_url: str, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, glance: int, few: int
 ) -> None:
-    bound(monkeypatch, glance, few, 1 + few % 3)
+    bound(monkeypatch, glance, few, few // 8, 1 + few % 3)
     await compare(database, database_url, random.Random(f"{glance} {few}"), entries, 150)
 
 
-@pytest.mark.parametrize(("few", "months"), [(0, 1), (8, 2)])
+@pytest.mark.parametrize(("few", "months"), [(0, 1), (8, 2), (30, 3)])
 async def test_an_export_by_path_has_what_a_plain_search_finds(
     database: Database, database_url: str, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, few: int, months: int
 ) -> None:
-    bound(monkeypatch, 3, few, months)
+    bound(monkeypatch, 3, few, few // 2, months)
     monkeypatch.setattr(exports, "PAGE_ENTRIES", 50)
     for start in ("a/", "old/", f"{LONG}t"):
         filters = EntryFilter(path_prefix=start)
@@ -190,6 +190,18 @@ async def test_only_months_that_have_a_candidate_are_searched(
         assert len(found) == 60
         assert len(session.plans) == 3
         assert months_of(session.plans[2]) == {partition_of(START)}
+
+
+async def test_what_is_rare_in_every_month_is_taken_by_one_statement(
+    database: Database, database_url: str, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searches, "GLANCE", 3)
+    filters = EntryFilter(path_prefix=f"{LONG}o", until=LAST - timedelta(days=300))
+    async with ExplainingSession(database) as session:
+        found = [str(row.request_id) async for rows in find_entries(session, filters, None, 50) for row in rows]
+        assert found == await ask_plainly(database_url, filters)
+        assert len({(day.year, day.month) for day, _, _, path, _ in entries if path == f"{LONG}one"}) > 2
+        assert len(session.plans) == 3
 
 
 async def test_times_at_the_ends_of_the_calendar_are_searched(database: Database, database_url: str, entries: list[Entry]) -> None:
