@@ -16,6 +16,7 @@ import select
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,7 +252,7 @@ class Generator:
 
     def run_paced(self, rate: float) -> None:
         """Send at appointed times, whatever the answers do; a latency counts from the appointed time."""
-        idle = list(self._lines.values())
+        idle = deque(self._lines.values())  # in turn: servers close what rests for seconds
         total = max(1, round(self._order.seconds * rate))
         began = time.perf_counter()
 
@@ -265,7 +266,7 @@ class Generator:
             now = time.perf_counter()
             due = began + sent / rate
             if sent < total and now >= due:
-                self._begin(idle.pop() if idle else self._open(), self._requests.draw(), due)
+                self._begin(idle.popleft() if idle else self._open(), self._requests.draw(), due)
                 sent += 1
                 continue
             wait = due - now if sent < total else 1.0
