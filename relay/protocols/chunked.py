@@ -1,4 +1,4 @@
-"""The chunked transfer coding, read (RFC 9112 "Chunked Transfer Coding"). Bytes in, views out; no I/O, no copies.
+"""The chunked transfer coding, read (RFC 9112 "Chunked Transfer Coding"). No I/O; what came is moved together where it lies.
 
 Strict, because two readings of one body are how requests are smuggled: a size is 1 to 15 hex digits, every line ends
 with CRLF, extensions are bounded and hold no control characters. Trailer fields are checked and dropped: they never
@@ -6,7 +6,6 @@ become header fields.
 """
 
 import re
-from collections.abc import Iterable
 
 from relay.errors import FramingInvalid
 
@@ -21,7 +20,10 @@ _END = b"\r\n"
 
 
 class ChunkedBody:
-    """One body. Give it what came; it gives back the body's bytes, as views of that, and where it stopped."""
+    """One body. Give it what came; it gives back the body's bytes, as a view of that, and where it stopped.
+
+    ``pieces`` is in how many the last ones came.
+    """
 
     def __init__(self) -> None:
         self._rest_bytes = 0
@@ -30,26 +32,35 @@ class ChunkedBody:
         self._is_in_trailers = False
         self._trailer_bytes = 0
         self.has_ended = False
+        self.pieces = 0
 
-    def take(self, buffer: bytearray, at: int, end: int) -> tuple[list[memoryview], int]:
-        """Read ``buffer[at:end]``: the pieces of the body in it, and the place behind what was read (``end``, unless the body ended).
+    def take(self, buffer: bytearray, at: int, end: int) -> tuple[memoryview, int]:
+        """Read ``buffer[at:end]``: the body's bytes in it, and the place behind what was read (``end``, unless the body ended).
+
+        The bytes are moved together to where the first of them stand: later ones take the place of what lay between.
 
         Raises:
             FramingInvalid: this is not the chunked coding.
         """
-        pieces: list[memoryview] = []
         view = memoryview(buffer)
+        first = last = at
+        self.pieces = 0
         while at < end and not self.has_ended:
             if self._rest_bytes:
-                piece = view[at : min(end, at + self._rest_bytes)]
-                pieces.append(piece)
-                self._rest_bytes -= len(piece)
-                at += len(piece)
+                stop = min(end, at + self._rest_bytes)
+                self._rest_bytes -= stop - at
+                if self.pieces:
+                    view[last : last + stop - at] = view[at:stop]
+                    last += stop - at
+                else:
+                    first, last = at, stop
+                self.pieces += 1
+                at = stop
             elif self._is_in_trailers:
                 at = self._take_trailer(buffer, at, end)
             else:
                 at = self._take_size(buffer, at, end)
-        return pieces, at
+        return view[first:last], at
 
     def _take_size(self, buffer: bytearray, at: int, end: int) -> int:
         if self._line:
@@ -98,8 +109,3 @@ class ChunkedBody:
         self._rest_bytes = size
         self._size = _NEXT_SIZE
         self._is_in_trailers = size == 0
-
-
-def join(pieces: Iterable[memoryview]) -> bytes:
-    """Copy pieces out of the buffer that they are views of: the one copy that a byte sees on its way in."""
-    return b"".join(pieces)

@@ -145,6 +145,7 @@ class RequestBody:
             raise
         finally:
             self._is_waiting = False
+            self._take = _take_none
         return self.is_whole
 
     def _pour(self, take: Take) -> Awaitable[bool]:

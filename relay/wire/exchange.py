@@ -124,8 +124,9 @@ class Exchange:
             self.on_departure()
 
     def drop(self) -> None:
-        """The app has ended; what it did not take is dropped at once, whoever still remembers the exchange."""
+        """The app has ended; what it did not take, and whom it wanted called, is dropped at once, whoever still remembers the exchange."""
         self._pieces.clear()
+        self.on_departure = None
 
     def answer(self, status: int, fields: list[Field], body: bytes) -> None:
         """Answer without the app."""

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-A connection comes in plain. ``Handshake`` has the loop begin anew on its socket, with TLS and a limit, and with what the
-server would have made of the connection without TLS, which neither knows nor cares. So one server, with TLS or without, is
-the same code. It happens before the loop reads for the first time: nothing of the client's can come too early, on any loop.
+A connection comes in plain. ``Handshake`` takes its socket from the loop before that has read anything, agrees on TLS within
+a limit, and gives the connection (``secured.py``) to what the server would have made of it without TLS, which neither knows
+nor cares. So one server, with TLS or without, is the same code, on any loop.
 
 Nor do those who never finish one keep out those who do: beyond ``HANDSHAKES_MOST`` at once the oldest is dropped, if it has
 had ``LEAST_SECONDS``. Where even that one is younger, the new one is: what so many are at work on is worth more than it.
@@ -31,10 +31,10 @@ from typing import Any, Final, cast
 from relay.protocols.certificates import Certificates, check_pair, describe_time, parse_certificates
 from relay.settings import SettingsInvalid, TlsSettings
 from relay.telemetry import TLS_HANDSHAKES
+from relay.wire.secured import SecuredTransport, shake_hands
 from relay.wire.tls import make_server_context
 
 LOOK_SECONDS: Final = 2
-SHUTDOWN_SECONDS: Final = 10.0
 LARGEST_FILE: Final = 1 << 20
 HANDSHAKES_MOST: Final = 1_000
 """At once, in a process."""
@@ -189,7 +189,7 @@ class Handshake(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin anew on the connection's socket: the loop lets go of its own hold on it, of which the client sees nothing."""
+        """Take the connection's socket: the loop lets go of its own hold on it, of which the client sees nothing."""
         if self._shared.admit(self, self._loop.time()):
             try:
                 plain = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
@@ -209,23 +209,24 @@ class Handshake(asyncio.Protocol):
             self._task.cancel()
 
     async def _run(self, plain: socket.socket) -> None:
-        try:
-            secured, _ = await self._loop.connect_accepted_socket(
-                lambda: self._shared.make(**self._given),
-                plain,
-                ssl=self._shared.front.context,
-                ssl_handshake_timeout=self._shared.seconds,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-            )
-        except OSError as error:  # of which ssl.SSLError is one
-            logger.debug("a TLS handshake failed: %s", type(error).__name__)
-            is_slow = isinstance(error, ConnectionAbortedError)  # what the loop's limit raises
-            self._end("too_slow" if is_slow else "failed")
-        except asyncio.CancelledError:
-            self._end(None)
-            raise
-        else:
-            self._end("failed" if secured.is_closing() else "completed")
+        with contextlib.ExitStack() as unless_completed:
+            unless_completed.callback(plain.close)
+            try:
+                plain.setblocking(False)
+                secured = self._shared.front.context.wrap_socket(plain, True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+                unless_completed.callback(secured.close)
+                async with asyncio.timeout(self._shared.seconds):
+                    await shake_hands(self._loop, secured)
+                SecuredTransport(self._loop, secured, self._shared.make(**self._given))
+            except OSError as error:  # of which ssl.SSLError and TimeoutError are two
+                logger.debug("a TLS handshake failed: %s", type(error).__name__)
+                self._end("too_slow" if isinstance(error, TimeoutError) else "failed")
+            except BaseException:
+                self._end(None)
+                raise
+            else:
+                self._end("completed")
+                unless_completed.pop_all()
 
     def _end(self, result: str | None) -> None:
         self._shared.leave(self)

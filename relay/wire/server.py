@@ -46,7 +46,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from relay.errors import BodyIncomplete, ClientTooSlow, HeadTooLarge, RelayError
-from relay.protocols.chunked import ChunkedBody, join
+from relay.protocols.chunked import ChunkedBody
 from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
 from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
 from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
@@ -256,10 +256,10 @@ class Connection(asyncio.BufferedProtocol):
             self._rest_bytes -= stop - at
             has_ended = not self._rest_bytes
         else:
-            pieces, stop = self._chunks.take(buffer, at, end)
-            self._is_dear = len(pieces) > DEAR_PIECES
-            if pieces:
-                exchange.feed(pieces[0] if len(pieces) == 1 else join(pieces))
+            body, stop = self._chunks.take(buffer, at, end)
+            self._is_dear = self._chunks.pieces > DEAR_PIECES
+            if body:
+                exchange.feed(body)
             has_ended = self._chunks.has_ended
         if has_ended:
             self._intake.leave()

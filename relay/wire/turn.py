@@ -44,6 +44,7 @@ PIECE_COST: Final = 64
 INTERIM_MOST: Final = 10_000
 INTERIM_BYTES: Final = 64 * 1024 + 256 * INTERIM_MOST
 _SWITCHING: Final = 101
+_NO_PARSER: Final = httptools.HttpResponseParser(object())
 _FIRST_REFUSAL: Final = 300
 
 
@@ -413,6 +414,7 @@ class Turn:
             self._stop_pump()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({self._pump_task})
+        self._parser = _NO_PARSER  # it holds what it calls, which is this: neither would be let go but by a collection
         if is_clean:
             self._channel.finish()
         return is_clean

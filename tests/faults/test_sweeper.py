@@ -122,6 +122,7 @@ async def test_a_store_that_does_not_answer_is_asked_once_in_a_sweep(
     sweeper = Sweeper(living.tools.notes, find)
     assert await sweeper.sweep() == 3 and len(asked) == 1
     assert await sweeper.sweep() == 3 and len(asked) == 2
+    monkeypatch.undo()
     assert await Sweeper(living.tools.notes, leads_to(store)).sweep() == 0 and plain_bucket.open_uploads() == []
 
 

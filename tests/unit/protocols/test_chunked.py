@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import FramingInvalid
-from relay.protocols.chunked import LINE_LIMIT, TRAILERS_LIMIT, ChunkedBody, join
+from relay.protocols.chunked import LINE_LIMIT, TRAILERS_LIMIT, ChunkedBody
 
 EXTENSIONS = st.sampled_from([b"", b";a", b"; a=b", b' ;a="b;c"', b"\t;x=\xe9"])
 TRAILERS = st.lists(st.sampled_from([b"X-Sum: 1\r\n", b"a:\r\n", b"B:\t x \r\n"]), max_size=3)
@@ -19,8 +19,9 @@ def read(pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
     found = b""
     for number, piece in enumerate(pieces):
         buffer = bytearray(b"before" + piece + b"behind")  # a place in a larger buffer, whose other bytes are none of its business
-        views, at = body.take(buffer, 6, 6 + len(piece))
-        found += join(views)
+        view, at = body.take(buffer, 6, 6 + len(piece))
+        found += view
+        assert bytes(buffer[:6]) + bytes(buffer[6 + len(piece) :]) == b"beforebehind"
         if body.has_ended:
             return found, bytes(buffer[at : 6 + len(piece)]) + b"".join(pieces[number + 1 :]), True
         assert at == 6 + len(piece)
