@@ -173,6 +173,11 @@ class Handshakes:
         self._running[new] = now
         return True
 
+    @property
+    def running(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._running)
+
     def leave(self, one: "Handshake") -> None:
         """It has ended, or will."""
         self._running.pop(one, None)
@@ -194,10 +199,12 @@ class Handshake(asyncio.Protocol):
             try:
                 plain = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
             except OSError:  # no descriptor is left
-                self._end("failed")
+                self._shared.leave(self)
+                TLS_HANDSHAKES.labels("failed").inc()
             else:
                 self._connections.add(self)
                 self._task = self._loop.create_task(self._run(plain), name="handshake")
+                self._task.add_done_callback(lambda _: self._leave(plain))  # even of one that never began
         cast("asyncio.Transport", transport).abort()
 
     def tick(self, now: float) -> None:
@@ -210,7 +217,6 @@ class Handshake(asyncio.Protocol):
 
     async def _run(self, plain: socket.socket) -> None:
         with contextlib.ExitStack() as unless_completed:
-            unless_completed.callback(plain.close)
             try:
                 plain.setblocking(False)
                 secured = self._shared.front.context.wrap_socket(plain, True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
@@ -220,16 +226,12 @@ class Handshake(asyncio.Protocol):
                 SecuredTransport(self._loop, secured, self._shared.make(**self._given))
             except OSError as error:  # of which ssl.SSLError and TimeoutError are two
                 logger.debug("a TLS handshake failed: %s", type(error).__name__)
-                self._end("too_slow" if isinstance(error, TimeoutError) else "failed")
-            except BaseException:
-                self._end(None)
-                raise
+                TLS_HANDSHAKES.labels("too_slow" if isinstance(error, TimeoutError) else "failed").inc()
             else:
-                self._end("completed")
+                TLS_HANDSHAKES.labels("completed").inc()
                 unless_completed.pop_all()
 
-    def _end(self, result: str | None) -> None:
+    def _leave(self, plain: socket.socket) -> None:
+        plain.close()  # nothing, once TLS has taken it over
         self._shared.leave(self)
         self._connections.discard(self)
-        if result is not None:
-            TLS_HANDSHAKES.labels(result).inc()

@@ -22,7 +22,6 @@ Everything that is kept is bounded: the answer's head by ``HEAD_LIMIT``, its unr
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -403,18 +402,24 @@ class Turn:
             self._pump_task.cancel()
 
     async def close(self) -> bool:
-        """End both directions; true when the connection may serve another turn."""
+        """End both directions; true when the connection may serve another turn. A cancellation waits until they have ended."""
         if self._headed.done() and not self._headed.cancelled():
             self._headed.exception()
         is_clean = self.is_sent and self.is_answered and not self.is_spoiled and self._failure is None and self._channel.is_open
         if not is_clean:
             self._channel.abort()
             self._pieces.clear()
+        cancelled = None
         if self._pump_task is not None and not self._pump_task.done():
             self._stop_pump()
-            with contextlib.suppress(asyncio.CancelledError):
+        while self._pump_task is not None and not self._pump_task.done():
+            try:
                 await asyncio.wait({self._pump_task})
+            except asyncio.CancelledError as error:  # a pump that has not ended was not clean: nobody needs the answer
+                cancelled = error
         self._parser = _NO_PARSER  # it holds what it calls, which is this: neither would be let go but by a collection
+        if cancelled is not None:
+            raise cancelled
         if is_clean:
             self._channel.finish()
         return is_clean

@@ -14,8 +14,9 @@ from relay.destinations.http_upstream import HttpUpstream
 from relay.errors import ClientGone, DestinationBroke, DestinationRefusedTls, DestinationTimeout, RelayError
 from relay.settings import DnsSettings
 from relay.wire.channel import Channel
-from relay.wire.client import Account, Transport, make_client
+from relay.wire.client import Account, Place, Transport, make_client
 from relay.wire.names import Names
+from relay.wire.pieces import Take
 from relay.wire.turn import Outgoing, Turn
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
@@ -348,3 +349,39 @@ def test_who_gives_up_in_the_moment_of_the_answer_leaves_no_connection_behind(lo
             await until(lambda: not upstream.open_connections)
 
     run_in(loop, run)
+
+
+class Lingering:
+    """A body that stands still, and takes its time to end."""
+
+    is_at_hand = False
+    has_ended = False
+
+    async def pour(self, take: Take) -> bool:
+        take(b"x")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            self.has_ended = True
+        return False
+
+
+async def test_a_closing_that_is_cancelled_ends_both_directions_and_then_says_so() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\nx")
+        writer.write(OK)
+        await reader.read()
+
+    names, body = Names(DnsSettings()), Lingering()
+    transport = Transport(names, lambda _host, _address: True)
+    async with server(serve) as port:
+        place = Place(Account("acme", "main"), "http", "127.0.0.1", port, None)
+        answer = await transport.exchange(place, Outgoing("POST", b"/", [(b"transfer-encoding", b"chunked")], body))
+        closing = asyncio.create_task(answer.aclose())
+        await asyncio.sleep(0.02)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert body.has_ended and pumps() == []
+    names.close()

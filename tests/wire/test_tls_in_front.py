@@ -14,13 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from uvicorn.server import ServerState
 
 from relay.cli import http_server
 from relay.cli.serve import check_front
 from relay.settings import SettingsInvalid, load_settings
 from relay.telemetry import REGISTRY
 from relay.wire import front as module
-from relay.wire.front import FrontCertificate
+from relay.wire.front import FrontCertificate, Handshake, Handshakes
 from tests.support.certificates import Certificate, make_authority, make_certificate
 from tests.support.loops import LOOPS, run_in
 from tests.support.postgres import TemplateServer
@@ -265,6 +266,20 @@ async def test_a_handshake_that_hangs_does_not_hold_up_the_end(database_url: str
             await asyncio.sleep(0.1)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_handshake_given_up_before_it_began_leaves_nothing(tmp_path: Path) -> None:
+    class Hasty(Handshake):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.shutdown()
+
+    certificate, key = _files(tmp_path)
+    shared, state = Handshakes(FrontCertificate(certificate.path, key), 5, asyncio.Protocol), ServerState()
+    server = await asyncio.get_running_loop().create_server(lambda: Hasty(shared, {"server_state": state}), "127.0.0.1", 0)
+    async with server, RawClient(*server.sockets[0].getsockname()) as client:
+        assert await client.end() in {"fin", "rst"}
+        await until(lambda: not shared.running and not state.connections)
 
 
 # ── another certificate ──────────────────────────────────────────────────────────────────────────
