@@ -100,7 +100,9 @@ class Shell:
 
 
 def _read(note: Path, kind: str) -> str:
-    return Path(f"{note}.{kind}").read_text(encoding="utf-8", errors="replace")
+    """What a command has printed; nothing, while the shell has not even begun it."""
+    path = Path(f"{note}.{kind}")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _is_there(pid: int) -> bool:

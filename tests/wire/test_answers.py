@@ -23,7 +23,7 @@ from tests.wire.test_client import server
 ROWS: Final[list[dict[str, Any]]] = tomllib.loads((Path(__file__).parent.parent / "vectors" / "answers.toml").read_text(encoding="utf-8"))[
     "answer"
 ]
-IDLE_SECONDS: Final = 0.5
+IDLE_SECONDS: Final = 3.0
 AT_ONCE: Final = 20
 
 
