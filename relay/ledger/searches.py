@@ -207,7 +207,7 @@ class _Search:
         for newest in months:
             days = self._days_of(newest)
             spans.append({"days": days, "first": _begin(days[-1]), "last": newest})
-        rows = await self._fetch(_find_days(frozenset(values), len(spans)), {**values, **_numbered(spans), "rare": RARE})
+        rows = await self._fetch(_find_days(frozenset(values), len(spans)), {**values, **_numbered(spans)})
         found = {row.day: row.candidates for row in rows}
         spans = [{**span, "days": days} for span in spans if (days := [day for day in span["days"] if day in found])]
         return spans, bool(found) and max(found.values()) <= RARE
@@ -218,7 +218,8 @@ class _Search:
         values = {name: getattr(filters, name) for name in EntryFilter.__slots__}
         values |= {"path_prefix": _pattern(filters.path_start), "candidate": _pattern(filters.path_start[:PATH_START_LIMIT])}
         values |= dict(zip(("after_time", "after_id"), self.after or (None, None), strict=True))
-        return {name: value for name, value in values.items() if value is not None} | {"most": self.most, "few": FEW, "glance": GLANCE}
+        bounds = {"most": self.most, "few": FEW, "rare": RARE, "glance": GLANCE}
+        return {name: value for name, value in values.items() if value is not None} | bounds
 
     def _days_of(self, newest: datetime) -> list[date]:
         """The days (UTC) that are to be searched of the month whose newest entry began then, newest first."""

@@ -22,7 +22,7 @@ import asyncio
 import os
 import socket
 import ssl
-from typing import Any, Final, cast
+from typing import Final, cast
 
 RECORD_BYTES: Final = 16 * 1024
 CLOSING_SECONDS: Final = 10.0
@@ -270,7 +270,3 @@ class SecuredTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._secured.close()
-
-    def get_protocol(self) -> Any:
-        """Who is told what comes."""
-        return self._protocol
