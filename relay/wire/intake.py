@@ -1,11 +1,18 @@
-"""The one buffer into which a process receives, and how much of it each read may fill.
+"""The one buffer into which a process receives, how much of it each read may fill, and how long a turn of the loop reads.
 
 A read fills the buffer and is taken out of it before the loop does anything else, so all connections of a process
 share one. What a destination does not take of it at once is what an upload holds. The more uploads run, the smaller the
 reads. An upload that stands still keeps what it held when fewer ran: the n-th of them at most the budget divided by
 ``SHARES`` times n, and all of n together that divided by ``SHARES`` times 1 + 1/2 + … + 1/n, which is within the budget for
 more uploads than a process can have. Below ``SMALLEST`` a read costs more in calls than it saves in memory.
+
+A loop reads on from one connection for as long as its reads are full (libuv 32 times), while the others wait, and so does
+everything else. So the reads of one turn take ``TURN_BYTES`` together, and whoever reads when the turn has lasted for
+``TURN_SECONDS`` gives way. Giving way sooner costs: what was asleep on both sides is woken for each piece.
 """
+
+import asyncio
+from time import perf_counter
 
 from relay.settings import MemorySettings
 
@@ -13,6 +20,9 @@ LARGEST = 1024 * 1024
 SMALLEST = 64 * 1024
 TINY = 16 * 1024
 SHARES = 16
+TURN_BYTES = 2 * 1024 * 1024
+TURN_SMALLEST = 128 * 1024
+TURN_SECONDS = 0.003
 
 
 class Intake:
@@ -21,6 +31,7 @@ class Intake:
     def __init__(self, settings: MemorySettings) -> None:
         self._budget_bytes = settings.buffers
         self._running = 0
+        self._turn_began: float | None = None
         self.buffer = bytearray(LARGEST)
         self._view = memoryview(self.buffer)
         self._tiny = self._view[:TINY]
@@ -47,8 +58,20 @@ class Intake:
         self._running -= 1
         self._share()
 
+    def is_turn_over(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """True when others run, and this turn of the loop has lasted for long enough since this was first asked in it."""
+        now = perf_counter()
+        if self._turn_began is None:
+            self._turn_began = now
+            loop.call_soon(self._end_turn)
+        return self._running > 1 and now - self._turn_began >= TURN_SECONDS
+
+    def _end_turn(self) -> None:
+        self._turn_began = None
+
     def _share(self) -> None:
-        share = self._budget_bytes // (SHARES * max(1, self._running))
-        size = LARGEST if share >= LARGEST else max(SMALLEST, share & ~0xFFF)
+        running = max(1, self._running)
+        turn = max(TURN_SMALLEST, TURN_BYTES // running)
+        size = max(SMALLEST, min(LARGEST, turn, self._budget_bytes // (SHARES * running)) & ~0xFFF)
         if size != len(self.slice):
             self.slice = self._view[:size]

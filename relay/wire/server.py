@@ -21,6 +21,8 @@ state:
 Who moves them: the client's bytes (``buffer_updated``), the app's answer (``complete``, ``cut``), and the clock (``tick``,
 once a second for all connections, so that no request pays for a timer).
 
+What bounds time: a connection whose reads are full gives way to the others once the loop's turn has lasted (``intake``).
+
 What bounds memory: one read is at most the intake's slice; at most one and a little is unread; held bytes are at most one
 read; what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
 
@@ -167,7 +169,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._intake.tiny if self._is_dear or is_next_request else self._intake.slice
 
     def buffer_updated(self, nbytes: int) -> None:
+        is_full = nbytes == self._intake.slice_bytes
         self._take(self._intake.buffer, 0, nbytes)
+        if is_full and self._state is State.BODY and self._intake.is_turn_over(self._loop):
+            self._give_way()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read."""
@@ -437,6 +442,16 @@ class Connection(asyncio.BufferedProtocol):
         if not self._is_reading and not self.is_gone and not self._held and not self._transport.is_closing():
             self._is_reading = True
             self._transport.resume_reading()
+
+    def _give_way(self) -> None:
+        """Read on in the loop's next turn."""
+        if self._is_reading:
+            self._stop_reading()
+            self._loop.call_soon(self._read_on_if_wanted)
+
+    def _read_on_if_wanted(self) -> None:
+        if self._exchange is None or self._exchange.wants_more:
+            self.read_on()
 
     def _stop_reading(self) -> None:
         if self._is_reading and not self._transport.is_closing():

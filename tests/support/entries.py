@@ -12,7 +12,7 @@ from relay.ledger.entry import Entry, Outcome, now_us
 from relay.ledger.folders import create_folder, segment_path
 from relay.ledger.journal import Journal
 from relay.ledger.records import RECORD_MEMBERS, begin_record, finish_record
-from relay.ledger.segments import members_record
+from relay.ledger.segments import Record, members_record
 from relay.settings import JournalSettings
 
 
@@ -26,6 +26,11 @@ def finished_entry(**members: Any) -> Entry:
     """An entry of an upload of a thousand bytes that was delivered."""
     ended = {"outcome": Outcome.DELIVERED, "status": 201, "bytes_in": 1_000, "bytes_delivered": 1_000, "finished_us": now_us()}
     return make_entry(**{**ended, **members})
+
+
+def as_read(*entries: Entry) -> list[Record]:
+    """The records of finished entries, as a journal's reader gives them."""
+    return [Record(is_finished=True, payload=finish_record(entry, None)[8:], members=RECORD_MEMBERS) for entry in entries]
 
 
 def open_journal(root: Path, **settings: Any) -> Journal:

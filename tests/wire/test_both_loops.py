@@ -1,16 +1,21 @@
 """How the server reads, on both event loops, plain and over TLS: into the one buffer, and no more than there is use for."""
 
 import asyncio
+import socket
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from relay.wire.intake import LARGEST, TINY
+from relay.wire import intake
+from relay.wire.exchange import EXTENSION, Exchange
+from relay.wire.intake import LARGEST, SMALLEST, TINY
 from tests.support.certificates import make_certificate
 from tests.support.loops import LOOPS, run_in
 from tests.support.raw_client import RawClient
 from tests.support.waiting import until
-from tests.wire.test_server import GET, POST, Counting, Receive, Scope, Send, count, serving, tell_path
+from tests.wire.test_server import GET, POST, Counting, Receive, Scope, Send, answer, count, serving, tell_path
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
@@ -69,3 +74,56 @@ def test_what_comes_behind_a_whole_request_is_held_within_a_bound(loop: str, is_
             sending.cancel()
 
     run_in(loop, run)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_upload_whose_bytes_are_all_at_hand_gives_way_to_the_others(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read in a turn of the loop, where a loop left to itself takes as many as it finds full."""
+    monkeypatch.setattr(intake, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "TURN_BYTES", SMALLEST)
+    monkeypatch.setattr(intake, "TURN_SMALLEST", SMALLEST)
+    size, reads, turn = 4_000_000, Counter[tuple[int, int]](), 0
+    take_read = Counting.buffer_updated
+
+    def note_read(connection: Counting, nbytes: int) -> None:
+        if connection._intake._running > 1:  # whoever is alone may go on
+            reads[turn, id(connection)] += 1
+        take_read(connection, nbytes)
+
+    async def take_all(scope: Scope, _receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["extensions"][EXTENSION]
+        taken = 0
+
+        def take(piece: memoryview | bytes) -> bool:
+            nonlocal taken
+            taken += len(piece)
+            return True
+
+        await exchange.pour(take)
+        await answer(send, b"%d" % taken)
+
+    def upload(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(POST % size + b"x" * size)
+            return client.recv(4096)
+
+    async def run() -> None:
+        def count_turn() -> None:
+            nonlocal turn
+            turn += 1
+            time.sleep(0.002)  # meanwhile more comes than one read takes
+            if not is_over.is_set():
+                asyncio.get_running_loop().call_soon(count_turn)
+
+        is_over = asyncio.Event()
+        async with serving(take_all) as served:
+            count_turn()
+            answers = await asyncio.gather(*(asyncio.to_thread(upload, served.address) for _ in range(3)))
+            is_over.set()
+        assert [told.endswith(b"\r\n\r\n%d" % size) for told in answers] == [True] * 3
+
+    monkeypatch.setattr(Counting, "buffer_updated", note_read, raising=False)
+    run_in(loop, run)
+    assert len({connection for _, connection in reads}) == 3
+    assert set(reads.values()) == {1}
+    assert len(reads) >= size // SMALLEST

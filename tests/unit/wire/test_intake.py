@@ -4,7 +4,7 @@ import pytest
 from pydantic import ByteSize
 
 from relay.settings import MemorySettings
-from relay.wire.intake import LARGEST, SHARES, SMALLEST, TINY, Intake
+from relay.wire.intake import LARGEST, SHARES, SMALLEST, TINY, TURN_BYTES, TURN_SMALLEST, Intake
 
 BUDGET = 64 << 20
 
@@ -16,6 +16,7 @@ def test_all_uploads_together_stay_within_the_budget(running: int) -> None:
         intake.enter()
     assert SMALLEST <= intake.slice_bytes <= LARGEST
     assert intake.slice_bytes == SMALLEST or running * SHARES * intake.slice_bytes <= BUDGET
+    assert intake.slice_bytes <= TURN_SMALLEST or running * intake.slice_bytes <= max(TURN_BYTES, LARGEST)
 
 
 def test_few_get_large_pieces_again_when_the_others_have_left() -> None:
