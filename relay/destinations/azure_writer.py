@@ -25,6 +25,7 @@ from relay.destinations.object_store import NewObject, Pieces, Published
 from relay.destinations.part_digests import PartDigests
 from relay.destinations.parts import Loan, OwnedPiece, Part
 from relay.destinations.publication import Publication
+from relay.destinations.sending import Sending
 from relay.destinations.store_requests import Reply
 from relay.errors import DependencyFault, DestinationBroke, ObjectExists, RelayError, UploadTooLarge
 
@@ -85,9 +86,7 @@ class BlobWriter:
         self._kept: Mapping[str, str] = {}
         self._account = place.tools.memory.open(place.owner)
         self._digests = place.tools.digests.open()
-        self._slots = asyncio.Semaphore(place.tools.parallel)
-        self._sending: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
+        self._sending = Sending(place.tools.parallel)
         self._names = BlockNames()
         self._sent = 0
         self._part: Part | None = None
@@ -134,7 +133,7 @@ class BlobWriter:
         for piece in pieces:
             offset = 0
             while offset < len(piece):
-                self._raise_failure()
+                self._sending.raise_failure()
                 part = self._part or self._begin_block()
                 if part.size == self._block_bytes:
                     await self._send(part)
@@ -142,7 +141,7 @@ class BlobWriter:
                 end = min(len(piece), offset + self._block_bytes - part.size)
                 await self._add(part, piece if end - offset == len(piece) else memoryview(piece)[offset:end])
                 offset = end
-        self._raise_failure()
+        self._sending.raise_failure()
 
     async def _add(self, part: Part, piece: OwnedPiece) -> None:
         assert self._block_digests is not None  # noqa: S101 - it began with the part
@@ -165,46 +164,31 @@ class BlobWriter:
         self._part = Part(number)
         return self._part
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     async def _send(self, part: Part) -> None:
         """Begin to send a block, as soon as fewer than a few are on their way."""
         assert self._block_digests is not None  # noqa: S101 - it began with the part
         self._digests.feed(self._block_digests, part.end())
-        await self._slots.acquire()
+        await self._sending.turn()
         loan, self._part = self._account.hand_over(), None
         self._start(part, loan)
-        self._raise_failure()
+        self._sending.raise_failure()
 
     def _start(self, part: Part, loan: Loan) -> None:
-        assert self._block_digests is not None  # noqa: S101 - it began with the part
+        digests = self._block_digests
+        assert digests is not None  # noqa: S101 - it began with the part
         self._sent = part.number
-        task = asyncio.get_running_loop().create_task(self._send_block(part, self._block_digests), name="block")
-        self._sending.add(task)
-
-        def end(_: object) -> None:  # not in the task: one that is cancelled before it has begun does nothing at all
-            self._sending.discard(task)
-            part.pieces.clear()
-            loan.release()
-            self._slots.release()
-
-        task.add_done_callback(end)
+        self._sending.start(part, loan, lambda: self._send_block(part, digests))
 
     async def _send_block(self, part: Part, digests: BlockDigests) -> None:
-        try:
-            await self._digests.reach()
-            content = Content(part.pieces, part.size, digests.md5)
-            await self._place.ask(lambda: self._container.put_block(self._key, self._names.name(part.number), content), WRITE)
-        except Exception as error:  # noqa: BLE001 - it is raised to whoever writes
-            self._failure = self._failure or error
+        await self._digests.reach()
+        content = Content(part.pieces, part.size, digests.md5)
+        await self._place.ask(lambda: self._container.put_block(self._key, self._names.name(part.number), content), WRITE)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
     async def seal(self) -> None:
         """All bytes are written: wait until the store has them, or a small blob waits to be published."""
-        self._raise_failure()
+        self._sending.raise_failure()
         part = self._part or (self._begin_block() if not self._sent else None)
         if part is not None and not self._sent:
             assert self._block_digests is not None  # noqa: S101 - it began with the part
@@ -213,15 +197,12 @@ class BlobWriter:
             self._loan = self._account.hand_over()
             if self._loan.park():
                 return
-            await self._slots.acquire()
+            await self._sending.turn()
             self._part = None
             self._start(part, self._loan)
         elif part is not None:
             await self._send(part)
-        while self._sending:
-            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
-            self._raise_failure()
-        self._raise_failure()
+        await self._sending.finish()
         await self._digests.reach()
 
     async def publish(self) -> Published:
@@ -296,12 +277,10 @@ class BlobWriter:
 
     async def discard(self) -> Published | None:
         """Send nothing more, and hold nothing. Blocks that the store has it keeps unseen for a week: see the module."""
-        sending = set(self._sending)
-        for task in sending:
-            task.cancel()
+        ending = self._sending.cut()
         try:
-            if sending:
-                await asyncio.wait(sending, timeout=CLEAN_UP_SECONDS)
+            if ending:
+                await asyncio.wait(ending, timeout=CLEAN_UP_SECONDS)
             return await self._publication.end(CLEAN_UP_SECONDS)
         finally:
             self._release()

@@ -238,11 +238,11 @@ class Bucket:
             marks = next_marks
         return found
 
-    async def head(self, key: str) -> Standing | None:
+    async def head(self, key: str, patience: Patience | None = None) -> Standing | None:
         """What stands at a key; ``None`` when nothing does."""
         fields = {} if self.dialect.is_google else {"x-amz-checksum-mode": "ENABLED"}
         try:
-            reply = await self.requests.call(Ask("HEAD", key, (), fields))
+            reply = await self.requests.call(Ask("HEAD", key, (), fields), patience)
         except Refused as refused:
             if refused.status == 404:
                 return None
@@ -328,9 +328,9 @@ def etag_of_parts(parts: Sequence[SentPart]) -> str | None:
 
 
 def checksums_of_parts(parts: Sequence[SentPart], crc32c: int) -> frozenset[str]:
-    """What a store may say of an object of these parts: the checksum of the whole, or that of the parts' checksums."""
+    """What a store may say of an object of these parts: the checksum of the whole, or of the parts' checksums, with their count or not."""
     composite = functools.reduce(lambda so_far, part: crc(part.crc32c.to_bytes(4, "big"), so_far), parts, 0)
-    return frozenset({encode_crc(crc32c), f"{encode_crc(composite)}-{len(parts)}"})
+    return frozenset({encode_crc(crc32c), encode_crc(composite), f"{encode_crc(composite)}-{len(parts)}"})
 
 
 def _write_parts(parts: Sequence[SentPart]) -> bytes:

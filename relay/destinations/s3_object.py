@@ -11,11 +11,12 @@ An object is visible whole or not at all: until it is completed nothing is, and 
 aborted. A part that was on its way when it was given up may still arrive after the abort, so the store is asked whether it has
 forgotten. What is not settled within a bounded time is left to the sweeper, by a note.
 
-A lost answer is no failure: what was asked is asked again, and if it turns out to be done already, what stands there is
-compared with what was sent.
+A lost answer is no failure: what was asked is asked again, and if it turns out to be done already, or no attempt has an
+answer, what stands there is compared with what was sent.
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 
@@ -26,12 +27,22 @@ from relay.destinations.publication import Publication
 from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5, version_of
 from relay.destinations.s3_place import S3Place
+from relay.destinations.sending import Sending
 from relay.destinations.store_requests import Patience
 from relay.destinations.upload_notes import UploadNote
-from relay.errors import ClientFault, DestinationBroke, DestinationMisconfigured, ObjectExists, RelayError, UploadTooLarge
+from relay.errors import (
+    ClientFault,
+    DestinationBroke,
+    DestinationMisconfigured,
+    DestinationTimeout,
+    ObjectExists,
+    RelayError,
+    UploadTooLarge,
+)
 
 CLEAN_UP_SECONDS: Final = 5.0
 CLEAN_UP_PATIENCE: Final = Patience(tries=4, first_pause=0.1, longest_pause=1.0, total=CLEAN_UP_SECONDS)
+FIND_PATIENCE: Final = Patience(tries=3, first_pause=0.1, longest_pause=0.5, total=30.0)
 FEW_BYTES: Final = 64 << 10
 FORGET_PAUSES: Final = (0.1, 0.3, 1.0)
 
@@ -50,10 +61,8 @@ class S3Writer:
         self._key = place.whole_key(new.key)
         self._account = place.tools.memory.open(place.owner)
         self._digests = place.tools.digests.open()
-        self._slots = asyncio.Semaphore(place.tools.parallel)
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Sending(place.tools.parallel)
         self._sent: dict[int, SentPart] = {}
-        self._failure: BaseException | None = None
         self._part: Part | None = None
         self._part_digests = PartDigests(is_signed=False)
         self._part_bytes = 0
@@ -64,7 +73,6 @@ class S3Writer:
         self._loan: Loan | None = None
         self._publication = Publication()
         self._is_over = False
-        self._was_cut = False
         self.size = 0
 
     @property
@@ -106,7 +114,7 @@ class S3Writer:
         for piece in pieces:
             offset = 0
             while offset < len(piece):
-                self._raise_failure()
+                self._sending.raise_failure()
                 part = self._part or self._begin_part()
                 room = self._part_bytes - part.size
                 if not room:
@@ -120,7 +128,7 @@ class S3Writer:
                 offset = end
                 if part.size == self._part_bytes and not self._may_be_whole():
                     await self._send(part)
-        self._raise_failure()
+        self._sending.raise_failure()
 
     def _may_be_whole(self) -> bool:
         """True while the object may still turn out to be no larger than its first part."""
@@ -139,42 +147,25 @@ class S3Writer:
         self._next_number += 1
         return self._part
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     async def _send(self, part: Part) -> None:
         """Begin to send a part, as soon as fewer than a few are on their way."""
         self._digests.feed(self._part_digests, part.end())
         if self._upload_id is None:
             await self._create()
-        await self._slots.acquire()
+        await self._sending.turn()
         self._part = None
-        self._start_sending(part, self._account.hand_over())
-        self._raise_failure()
+        self._start(part, self._account.hand_over())
+        self._sending.raise_failure()
 
-    def _start_sending(self, part: Part, loan: Loan) -> None:
-        """Send a part in a task of its own; a slot was acquired for it."""
-
-        def end(task: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it began
-            self._sending.discard(task)
-            self._was_cut = self._was_cut or task.cancelled()
-            part.pieces.clear()
-            loan.release()
-            self._slots.release()
-
-        task = asyncio.get_running_loop().create_task(self._send_part(part, self._part_digests), name="part")
-        self._sending.add(task)
-        task.add_done_callback(end)
+    def _start(self, part: Part, loan: Loan) -> None:
+        digests = self._part_digests
+        self._sending.start(part, loan, lambda: self._send_part(part, digests))
 
     async def _send_part(self, part: Part, digests: PartDigests) -> None:
         assert self._upload_id is not None  # noqa: S101 - it was created before
-        try:
-            await self._digests.reach()
-            content = Content(part.pieces, part.size, digests.crc32c, digests.sha256)
-            self._sent[part.number] = await self._bucket.put_part(self._key, self._upload_id, part.number, content)
-        except Exception as error:  # noqa: BLE001 - it is raised to whoever writes
-            self._failure = self._failure or error
+        await self._digests.reach()
+        content = Content(part.pieces, part.size, digests.crc32c, digests.sha256)
+        self._sent[part.number] = await self._bucket.put_part(self._key, self._upload_id, part.number, content)
 
     async def _create(self) -> None:
         """Begin the multipart upload."""
@@ -200,7 +191,7 @@ class S3Writer:
 
     async def seal(self) -> None:
         """All bytes are written: wait until the store has them, or a small object waits to be published."""
-        self._raise_failure()
+        self._sending.raise_failure()
         part = self._part or (self._begin_part() if self._upload_id is None else None)
         if self._upload_id is None and part is not None:
             self._digests.feed(self._part_digests, part.end())
@@ -209,14 +200,12 @@ class S3Writer:
             if self._loan.park():
                 return
             await self._create()
-            await self._slots.acquire()
+            await self._sending.turn()
             self._part = None
-            self._start_sending(part, self._loan)
+            self._start(part, self._loan)
         elif part is not None and part.size:
             await self._send(part)
-        while self._sending and self._failure is None:
-            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
-        self._raise_failure()
+        await self._sending.finish()
         await self._digests.reach()
 
     async def publish(self) -> Published:
@@ -244,12 +233,17 @@ class S3Writer:
             if refused.is_taken and refused.attempts > 1 and (found := await self._find_whole(content)) is not None:
                 return found
             raise self._bucket.explain(refused, "put") from None
+        except (DestinationBroke, DestinationTimeout):  # no attempt had an answer, and one of them may have been done
+            with contextlib.suppress(RelayError):
+                if (found := await self._find_whole(content)) is not None:
+                    return found
+            raise
         self._end()
         return Published(_etag(reply.fields.get("etag")), version_of(reply))
 
     async def _find_whole(self, content: Content) -> Published | None:
-        """What stands there, if it is what was sent: the answer to the first attempt was lost."""
-        standing = await self._bucket.head(self._key)
+        """What stands there, if it is what was sent: the answer to an attempt was lost."""
+        standing = await self._bucket.head(self._key, FIND_PATIENCE)
         if standing is None or standing.size != content.size:
             return None
         md5 = plain_md5({"etag": standing.etag or ""})
@@ -268,19 +262,23 @@ class S3Writer:
         except Refused as refused:
             is_gone = refused.status == 404 and refused.code in {None, "NoSuchUpload"}
             if is_gone or (refused.is_taken and refused.attempts > 1):
-                return await self._find_completed(parts, refused)
+                return await self._find_completed(parts, is_taken=refused.is_taken)
             raise self._bucket.explain(refused, "put") from None
+        except (DestinationBroke, DestinationTimeout):
+            with contextlib.suppress(RelayError):
+                return await self._find_completed(parts, is_taken=False)
+            raise
         if standing.checksum is not None and standing.checksum not in checksums_of_parts(parts, int(self.crc32c, 16)):
             await self._bucket.delete(self._key, standing.version)
             raise DestinationBroke("What the store made of the parts is not what was sent. It was removed again.")
         self._end()
         return Published(_etag(standing.etag), standing.version)
 
-    async def _find_completed(self, parts: list[SentPart], refused: Refused) -> Published:
-        """What stands there, if it is what was completed: the answer to an earlier attempt was lost."""
-        standing = await self._bucket.head(self._key)
+    async def _find_completed(self, parts: list[SentPart], *, is_taken: bool) -> Published:
+        """What stands there, if it is what was completed: the answer to an attempt was lost."""
+        standing = await self._bucket.head(self._key, FIND_PATIENCE)
         if standing is None or standing.size != self.size or not self._is_made_of(standing, parts):
-            if refused.is_taken:
+            if is_taken:
                 raise ObjectExists
             raise DestinationBroke(_UNKNOWN if standing is not None else "The store forgot the upload. Nothing was published.")
         self._end()
@@ -316,12 +314,10 @@ class S3Writer:
                 await self._clean_up()
 
     async def _clean_up(self) -> None:
-        sending = list(self._sending)
-        for task in sending:
-            task.cancel()
+        ending = self._sending.cut()
         try:
             async with asyncio.timeout(CLEAN_UP_SECONDS):
-                await asyncio.gather(*sending, *([self._creating] if self._creating is not None else ()), return_exceptions=True)
+                await asyncio.gather(*ending, *([self._creating] if self._creating is not None else ()), return_exceptions=True)
                 await self._forget_upload()
         except (RelayError, Refused, TimeoutError) as error:
             log.warning("a multipart upload could not be aborted; it is tried again", extra={"fields": {"error": type(error).__name__}})
@@ -336,7 +332,7 @@ class S3Writer:
         """Abort the upload until the store has forgotten it: what was on its way may arrive after the first time."""
         if self._upload_id is not None:
             await self._bucket.abort(self._key, self._upload_id, CLEAN_UP_PATIENCE)
-            for pause in FORGET_PAUSES if self._was_cut else ():
+            for pause in FORGET_PAUSES if self._sending.was_cut else ():
                 await asyncio.sleep(pause)
                 if not await self._bucket.has_upload(self._key, self._upload_id, CLEAN_UP_PATIENCE):
                     break

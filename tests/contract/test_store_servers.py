@@ -93,6 +93,22 @@ async def test_a_lost_answer_to_the_publication_is_no_failure(
 
 @of(SERVERS)
 @by_shape
+async def test_a_publication_whose_every_answer_is_lost_is_no_failure(keeper: ServerKeeper, front: Front, *, is_whole: bool) -> None:
+    content = some(keeper, is_whole=is_whole)
+    front.for_the_next(ALWAYS, keeper.manner.is_publication, Lose())
+    store = keeper.open("replace", url=front.url)
+    if is_whole or keeper.knows_all:
+        published, _ = await store_object(store, NewObject("silent.bin"), cut_up(content))
+        assert published.etag
+    else:
+        with pytest.raises(DestinationBroke):
+            await store_object(store, NewObject("silent.bin"), cut_up(content))
+    assert keeper.objects() == {"silent.bin": content}
+    assert front.proxy.count(keeper.manner.is_publication) == SHORT.tries
+
+
+@of(SERVERS)
+@by_shape
 async def test_what_does_not_pass_is_given_up_in_bounded_time(keeper: ServerKeeper, front: Front, *, is_whole: bool) -> None:
     meant = keeper.manner.is_publication if is_whole else keeper.manner.is_part
     front.for_the_next(ALWAYS, meant, keeper.manner.busy)
