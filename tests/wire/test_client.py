@@ -352,17 +352,21 @@ def test_who_gives_up_in_the_moment_of_the_answer_leaves_no_connection_behind(lo
 
 
 class Lingering:
-    """A body that stands still, and takes its time to end."""
+    """A body that stands still, and ends when it may."""
 
     is_at_hand = False
     has_ended = False
+
+    def __init__(self) -> None:
+        self.is_ending, self.may_end = asyncio.Event(), asyncio.Event()
 
     async def pour(self, take: Take) -> bool:
         take(b"x")
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.1)
+            self.is_ending.set()
+            await self.may_end.wait()
             self.has_ended = True
         return False
 
@@ -379,8 +383,9 @@ async def test_a_closing_that_is_cancelled_ends_both_directions_and_then_says_so
         place = Place(Account("acme", "main"), "http", "127.0.0.1", port, None)
         answer = await transport.exchange(place, Outgoing("POST", b"/", [(b"transfer-encoding", b"chunked")], body))
         closing = asyncio.create_task(answer.aclose())
-        await asyncio.sleep(0.02)
+        await body.is_ending.wait()
         closing.cancel()
+        asyncio.get_running_loop().call_later(0.05, body.may_end.set)
         with pytest.raises(asyncio.CancelledError):
             await closing
         assert body.has_ended and pumps() == []

@@ -16,7 +16,15 @@ def test_all_uploads_together_stay_within_the_budget(running: int) -> None:
         intake.enter()
     assert SMALLEST <= intake.slice_bytes <= LARGEST
     assert intake.slice_bytes == SMALLEST or running * SHARES * intake.slice_bytes <= BUDGET
-    assert intake.slice_bytes <= TURN_SMALLEST or running * intake.slice_bytes <= max(TURN_BYTES, LARGEST)
+
+
+@pytest.mark.parametrize("running", [1, 4, 5, 8, 16, 32, 33, 64])
+def test_the_reads_of_one_turn_are_bounded_however_large_the_budget(running: int) -> None:
+    intake = Intake(MemorySettings(buffers=ByteSize(100 * BUDGET)))
+    for _ in range(running):
+        intake.enter()
+    assert intake.slice_bytes == TURN_SMALLEST or running * intake.slice_bytes <= TURN_BYTES
+    assert intake.slice_bytes >= TURN_SMALLEST
 
 
 def test_few_get_large_pieces_again_when_the_others_have_left() -> None:
