@@ -138,10 +138,19 @@ async def test_a_store_that_knows_no_checksums_gets_an_md5(bucket: TestBucket, s
 
 
 async def test_a_store_that_does_not_take_a_part_twice_still_gets_checksums(plain_bucket: TestBucket, stores: Stores) -> None:
-    async with StoreProxy(plain_bucket.server.port, Once(lambda asked: asked.is_part, Flip())) as proxy:
+    seen: set[str] = set()
+
+    def whim(asked: Asked) -> Whim:  # rclone says 501 too, but not when the part comes again soon enough
+        if not asked.is_part:
+            return None
+        is_again, is_first = asked.target in seen, not seen
+        seen.add(asked.target)
+        return Say(501, error_xml("NotImplemented")) if is_again else Flip() if is_first else None
+
+    async with StoreProxy(plain_bucket.server.port, whim) as proxy:
         store = stores.open(plain_bucket, url=proxy.url, overwrite="replace")
         with pytest.raises(DestinationBroke):
-            await store_object(store, NewObject("a.bin"), [DATA])  # it says 501 when the part comes again
+            await store_object(store, NewObject("a.bin"), [DATA])
         await store_object(store, NewObject("b.bin"), [b"x"])
         assert plain_bucket.keys() == ["b.bin"]
         assert "x-amz-checksum-crc32c" in proxy.asked[-1].fields
