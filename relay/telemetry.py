@@ -22,6 +22,7 @@ from typing import Final, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from uuid_utils import uuid7
 
+from relay.json_text import encode
 from relay.settings import LogSettings
 
 try:
@@ -141,7 +142,6 @@ class RequestContext:
 
 
 Fields = Mapping[str, object]
-_encode_json: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode
 
 
 class LineFormatter(logging.Formatter):
@@ -166,7 +166,7 @@ class JsonFormatter(LineFormatter):
         line = {"at": at, "level": level, "logger": name, "message": message, **fields}
         if exception is not None:
             line["exception"] = exception
-        return _encode_json(line)
+        return encode(line).decode()
 
 
 class TextFormatter(LineFormatter):

@@ -9,7 +9,6 @@ Segments that cannot be read to their end are moved to ``journal/corrupt``; what
 """
 
 import asyncio
-import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Final
 
 from relay.db.engine import Database
 from relay.errors import DatabaseUnavailable
+from relay.json_text import encode
 from relay.ledger.batches import Batches
 from relay.ledger.folders import FolderLock, claim_folder, keep_corrupt, list_folders, list_segments, remove_folder
 from relay.ledger.segments import End, Record, read_segment
@@ -182,7 +182,7 @@ def _key_of(record: Record) -> bytes:
     if record.members[:1] == ("request_id",) and (found := _OUR_KEY.match(record.payload)):
         return found[1]
     try:
-        return json.dumps(record.entry().get("request_id")).encode()
+        return encode(record.entry().get("request_id"))
     except (ValueError, RecursionError):
         return record.payload
 

@@ -41,7 +41,7 @@ from typing import Final, Literal, Self
 from relay.errors import DiskBroke, JournalFull, RelayFault, ShuttingDown
 from relay.ledger.entry import Entry, now_us
 from relay.ledger.folders import FolderLock, create_folder, keep_corrupt, remove_folder, segment_path, sync_folder
-from relay.ledger.records import RECORD_MEMBERS, Begun, begin_record, finish_record
+from relay.ledger.records import RECORD_MEMBERS, begin_record, finish_record
 from relay.ledger.segments import members_record
 from relay.settings import JournalSettings
 
@@ -85,7 +85,7 @@ class Journal:
         self._segment_bytes = min(SEGMENT_BYTES, max(1, self._max_bytes // SEGMENTS_AT_LEAST))
         self._segments: deque[_Segment] = deque()
         self._bytes = 0
-        self._open: dict[str, Begun] = {}
+        self._open: dict[str, bytes] = {}
         self._owed: dict[str, bytes] = {}
         self._cursor = 0
         self._unshipped = 0
@@ -129,7 +129,7 @@ class Journal:
         if self.is_full:
             raise JournalFull
         begun = begin_record(entry)
-        self._append(begun.record)
+        self._append(begun)
         self._open[entry.request_id] = begun
 
     async def finish(self, entry: Entry) -> None:
@@ -142,12 +142,11 @@ class Journal:
             DiskBroke: the same, for any other refusal of the disk.
             ShuttingDown: the journal is closed.
         """
-        begun = self._open.get(entry.request_id)
-        record = finish_record(entry, begun)
+        record = finish_record(entry)
         try:
             self._append(record)
         except RelayFault:
-            if begun is not None and not self._is_closed:
+            if entry.request_id in self._open and not self._is_closed:
                 self._owed.setdefault(entry.request_id, record)
             raise
         self._count_finished(entry.request_id)
@@ -309,7 +308,7 @@ class Journal:
     def _rotate(self) -> None:
         number = self._segments[-1].number + 1 if self._segments else 1
         segment = _open_segment(segment_path(self._lock.path, number), number)
-        carried = b"".join((_OPENING, *(begun.record for begun in self._open.values())))
+        carried = b"".join((_OPENING, *self._open.values()))
         try:
             _write_rest(segment.file, carried, 0)
         except BaseException:

@@ -7,8 +7,6 @@ array whose first element says what it is:
   an entry costs half of what an object would cost to write, and any other release can still read it;
 - ``["begun", …values]`` and ``["finished", …values]`` tell an entry.
 
-JSON is written in ASCII, so that text which no database takes (lone surrogates) travels unharmed.
-
 A segment is read from its start, record by record, until one of three ends:
 
 - its end, at a record's boundary;
@@ -21,7 +19,6 @@ Not here: how an entry becomes a payload (``records``); which files there are an
 ``folders``, ``adoption``).
 """
 
-import json
 import os
 import struct
 from collections.abc import Sequence
@@ -31,6 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from crc32c import crc32c
+
+from relay.json_text import decode, encode
 
 SEGMENT_SUFFIX: Final = ".segment"
 RECORD_LIMIT: Final = 16 << 20  # a longer length is not ours: the record is corrupt
@@ -67,8 +66,9 @@ class Record:
 
         Raises:
             ValueError: it is not the JSON of an entry.
+            RecursionError: nor could it be.
         """
-        values = json.loads(self.payload)
+        values = decode(self.payload)
         if not isinstance(values, list):
             raise ValueError("an entry is an array")  # noqa: TRY004 - as any other text that is not the JSON of an entry
         return {name: value for name, value in zip(self.members, values[1:], strict=False) if value is not None}
@@ -91,7 +91,7 @@ class Reading:
 
 def members_record(members: Sequence[str]) -> bytes:
     """Encode the record that opens a segment."""
-    return frame_payload(json.dumps(["members", *members], separators=(",", ":")).encode())
+    return frame_payload(encode(("members", *members)))
 
 
 def frame_payload(payload: bytes) -> bytes:
@@ -168,7 +168,7 @@ def _decode(data: bytes, members: tuple[str, ...], most_finished: int) -> Readin
                 break
             payload, after = found
             if payload.startswith(_MEMBERS_PREFIX):
-                members = tuple(json.loads(payload)[1:])
+                members = tuple(decode(payload)[1:])
             else:
                 records.append(Record(payload.startswith(_FINISHED_PREFIX), payload, members))
                 finished += records[-1].is_finished

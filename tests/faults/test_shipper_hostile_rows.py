@@ -1,7 +1,6 @@
 """Whatever is in an entry, the shipper goes on: a row at fault is kept aside, and only that row."""
 
 import json
-import math
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -42,7 +41,7 @@ async def shipper(journal: Journal, database: Database, root: Path) -> AsyncIter
 
 def rejected(root: Path) -> list[dict[str, Any]]:
     path = root / "rejected.ndjson"
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 HOSTILE = {
@@ -51,8 +50,7 @@ HOSTILE = {
     "a NUL in a digest": ({"digests": {"sha256": "\x00"}}, "22P05"),
     "a tenant too long for an index": ({"tenant": "".join(chr(0x4E00 + n) for n in range(20_000))}, "54000"),
     "an id that is none": ({"request_id": "none"}, "22P02"),
-    "a number that is none": ({"upstream_wait_ms": math.nan}, "22P02"),
-    "a number too large": ({"bytes_in": 1 << 80}, "22003"),
+    "a number too large": ({"bytes_in": 1 << 63}, "22003"),
     "an unknown outcome": ({"outcome": "lost"}, "23514"),
     "no outcome": ({"outcome": None}, "23502"),
     "no tenant": ({"tenant": None}, "23502"),
@@ -77,7 +75,7 @@ async def test_a_row_at_fault_is_kept_aside_and_the_rest_lands(
     assert sorted(await ledger_ids(database)) == sorted(entry.request_id for entry in good)
     assert [line["code"][: len(code)] for line in rejected(root)] == [code]
     for name, value in hostile.items():
-        if value is not None and name != "upstream_wait_ms":
+        if value is not None:
             assert rejected(root)[0]["entry"][name] == value
     assert LEDGER_REJECTED._value.get() == before + 1
     assert [day["uploads"] for day in await read_usage(database)] == [9]

@@ -30,7 +30,7 @@ def finished_entry(**members: Any) -> Entry:
 
 def as_read(*entries: Entry) -> list[Record]:
     """The records of finished entries, as a journal's reader gives them."""
-    return [Record(is_finished=True, payload=finish_record(entry, None)[8:], members=RECORD_MEMBERS) for entry in entries]
+    return [Record(is_finished=True, payload=finish_record(entry)[8:], members=RECORD_MEMBERS) for entry in entries]
 
 
 def open_journal(root: Path, **settings: Any) -> Journal:
@@ -43,9 +43,8 @@ def leave_journal(root: Path, *, finished: list[Entry] | None = None, begun: lis
     lock = create_folder(root, str(uuid4()))
     records = [members_record(RECORD_MEMBERS)]
     for entry in finished or []:
-        opened = begin_record(entry)
-        records += [opened.record, finish_record(entry, opened)]
-    records += [begin_record(entry).record for entry in begun or []]
+        records += [begin_record(entry), finish_record(entry)]
+    records += [begin_record(entry) for entry in begun or []]
     segment_path(lock.path, 1).write_bytes(b"".join(records) + raw)
     lock.release()
     return lock.path
