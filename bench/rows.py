@@ -221,7 +221,7 @@ def _stalled(count: int) -> list[Row]:
         bounds.append(Bound(metric="stalled", how="value", floor=float(count), is_least=True))
     rows = []
     for sink in ("plain", "narrow"):
-        load = Load(size=24 * MIB, connections=count, sink="narrow" if sink == "narrow" else "plain")
+        load = Load(size=48 * MIB, connections=count, sink="narrow" if sink == "narrow" else "plain")
         title = f"{count} stalled uploads" + (", sink buffer 64 KiB" if sink == "narrow" else "")
         entrant = entrants(load, {RELAY: "relay"})
         rows.append(Row(name=f"stalled-{sink}", title=title, entrants=entrant, bounds=bounds, group="stalled", kind="stalled"))

@@ -14,7 +14,7 @@ from relay.destinations.destination import Body
 from relay.errors import RelayError
 from relay.protocols.form import FileHead, FormEvent, FormParser
 from relay.settings import FormSettings
-from relay.wire.pieces import Piece
+from relay.wire.pieces import Piece, views_of
 
 JOINED_BYTES: Final = 8 << 10
 
@@ -98,7 +98,8 @@ class FormReader:
         if not self._joined and len(piece) >= JOINED_BYTES:
             self._chunk = bytes(piece)
             return False
-        self._joined += piece
+        for view in views_of(piece):
+            self._joined += view
         return len(self._joined) < JOINED_BYTES
 
 

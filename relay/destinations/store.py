@@ -24,7 +24,7 @@ from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, Metadat
 from relay.protocols.form_heads import is_form, parse_boundary
 from relay.protocols.header_rules import as_read
 from relay.settings import FormSettings
-from relay.wire.pieces import Piece
+from relay.wire.pieces import Piece, views_of
 
 BATCH_BYTES = 512 << 10
 SMALL_PIECE_BYTES = 4 << 10
@@ -231,12 +231,13 @@ class Batch:
     def take(self, piece: Piece) -> bool:
         """Take one more piece; true while there is room for more."""
         self.size += len(piece)
-        if len(piece) >= SMALL_PIECE_BYTES:
-            self.pieces.append(bytes(piece))
-        elif self.pieces and isinstance(self.pieces[-1], bytearray):
-            self.pieces[-1] += piece
-        else:
-            self.pieces.append(bytearray(piece))
+        for view in views_of(piece):
+            if len(view) >= SMALL_PIECE_BYTES:
+                self.pieces.append(bytes(view))
+            elif self.pieces and isinstance(self.pieces[-1], bytearray):
+                self.pieces[-1] += view
+            else:
+                self.pieces.append(bytearray(view))
         return self.size < BATCH_BYTES
 
 

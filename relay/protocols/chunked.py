@@ -1,4 +1,4 @@
-"""The chunked transfer coding, read (RFC 9112 "Chunked Transfer Coding"). No I/O; what came is moved together where it lies.
+"""The chunked transfer coding, read (RFC 9112 "Chunked Transfer Coding"). No I/O; small chunks are moved together where they lie.
 
 Strict, because two readings of one body are how requests are smuggled: a size is 1 to 15 hex digits, every line ends
 with CRLF, extensions are bounded and hold no control characters. Trailer fields are checked and dropped: they never
@@ -11,6 +11,8 @@ from relay.errors import FramingInvalid
 
 LINE_LIMIT = 4 * 1024
 TRAILERS_LIMIT = 16 * 1024
+MOVED_BYTES = 8 * 1024
+"""A piece of a chunk that is smaller is moved behind the one before it: a view of its own would cost more."""
 
 _EXTENSIONS = rb"(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4000})?\r\n"
 _FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})" + _EXTENSIONS)
@@ -20,7 +22,7 @@ _END = b"\r\n"
 
 
 class ChunkedBody:
-    """One body. Give it what came; it gives back the body's bytes, as a view of that, and where it stopped.
+    """One body. Give it what came; it gives back the body's bytes, as views of that, and where it stopped.
 
     ``pieces`` is in how many the last ones came.
     """
@@ -34,25 +36,29 @@ class ChunkedBody:
         self.has_ended = False
         self.pieces = 0
 
-    def take(self, buffer: bytearray, at: int, end: int) -> tuple[memoryview, int]:
+    def take(self, buffer: bytearray, at: int, end: int) -> tuple[list[memoryview], int]:
         """Read ``buffer[at:end]``: the body's bytes in it, and the place behind what was read (``end``, unless the body ended).
 
-        The bytes are moved together to where the first of them stand: later ones take the place of what lay between.
+        Small pieces are moved behind the one before: they take the place of what lay between.
 
         Raises:
             FramingInvalid: this is not the chunked coding.
         """
         view = memoryview(buffer)
+        views: list[memoryview] = []
         first = last = at
         self.pieces = 0
         while at < end and not self.has_ended:
             if self._rest_bytes:
                 stop = min(end, at + self._rest_bytes)
-                self._rest_bytes -= stop - at
-                if self.pieces:
-                    view[last : last + stop - at] = view[at:stop]
-                    last += stop - at
+                size = stop - at
+                self._rest_bytes -= size
+                if size < MOVED_BYTES and self.pieces:
+                    view[last : last + size] = view[at:stop]
+                    last += size
                 else:
+                    if self.pieces:
+                        views.append(view[first:last])
                     first, last = at, stop
                 self.pieces += 1
                 at = stop
@@ -60,7 +66,9 @@ class ChunkedBody:
                 at = self._take_trailer(buffer, at, end)
             else:
                 at = self._take_size(buffer, at, end)
-        return view[first:last], at
+        if self.pieces:
+            views.append(view[first:last])
+        return views, at
 
     def _take_size(self, buffer: bytearray, at: int, end: int) -> int:
         if self._line:

@@ -21,7 +21,7 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, 
 from relay.ledger.entry import now_us
 from relay.protocols.digests import CRC32C, Claims, Digests
 from relay.settings import UploadSettings
-from relay.wire.pieces import Piece, Take
+from relay.wire.pieces import Piece, Take, views_of
 
 
 class Source(Protocol):
@@ -166,9 +166,10 @@ class RequestBody:
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
             self._breach = UploadTooLarge()
             return False
-        self._crc = crc32c(piece, self._crc)
-        if self._digests is not None:
-            self._digests.update(piece)
+        for view in views_of(piece):
+            self._crc = crc32c(view, self._crc)
+            if self._digests is not None:
+                self._digests.update(view)
         if self.received_bytes == self.declared_bytes:
             self._complete()
             if self._breach is not None:

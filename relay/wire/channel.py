@@ -13,10 +13,10 @@ import socket
 import ssl
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
-from relay.wire.pieces import Piece
+from relay.wire.pieces import Piece, Scattered, views_of
 from relay.wire.tls import find_refusal
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -52,6 +52,16 @@ def read_out(transport: asyncio.Transport, buffer: Callable[[int], memoryview], 
                 return True
             taken(count)
     return False
+
+
+def _rest_of(views: Iterable[bytes | memoryview], sent: int) -> bytes | memoryview:
+    """What stands behind the first ``sent`` bytes: a copy, unless it is of one view of what does not change."""
+    rest = []
+    for view in views:
+        if sent < len(view):
+            rest.append(memoryview(view)[sent:])
+        sent = max(0, sent - len(view))
+    return rest[0] if len(rest) == 1 and rest[0].readonly else b"".join(rest)
 
 
 class Undertow(asyncio.BufferedProtocol):
@@ -232,11 +242,8 @@ class Channel(asyncio.BufferedProtocol):
         if not self.can_write:
             return
         sent = self._send_at_once(data, before)
-        if sent < len(before):
-            self._transport.write(before[sent:] + data)
-        elif sent < len(before) + len(data):
-            rest = memoryview(data)[sent - len(before) :]
-            self._transport.write(rest if rest.readonly else bytes(rest))
+        if sent < len(before) + len(data):
+            self._transport.write(_rest_of((before, *views_of(data)), sent))
 
     def _send_at_once(self, data: Piece, before: bytes) -> int:
         """Give the kernel what it takes, as the loop would, but without a copy; returns how many bytes it took.
@@ -247,7 +254,9 @@ class Channel(asyncio.BufferedProtocol):
         if not self._is_plain or self._transport.get_write_buffer_size():
             return 0
         try:
-            return os.writev(self._file, (before, data)) if before else os.write(self._file, data)
+            if before or isinstance(data, Scattered):
+                return os.writev(self._file, (before, *views_of(data)))
+            return os.write(self._file, data)
         except OSError:
             return 0
 

@@ -53,6 +53,7 @@ from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
 from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
 from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
 from relay.wire.intake import Intake
+from relay.wire.pieces import Scattered
 
 TICK_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 2.0
@@ -261,10 +262,10 @@ class Connection(asyncio.BufferedProtocol):
             self._rest_bytes -= stop - at
             has_ended = not self._rest_bytes
         else:
-            body, stop = self._chunks.take(buffer, at, end)
+            views, stop = self._chunks.take(buffer, at, end)
             self._is_dear = self._chunks.pieces > DEAR_PIECES
-            if body:
-                exchange.feed(body)
+            if views:
+                exchange.feed(views[0] if len(views) == 1 else Scattered(views))
             has_ended = self._chunks.has_ended
         if has_ended:
             self._intake.leave()

@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import hashlib
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import pytest
+from crc32c import crc32c
 
 from relay.ledger.entry import Entry
 from relay.ledger.journal import Journal
@@ -73,6 +77,35 @@ async def test_the_first_bytes_arrive_before_the_last_are_sent_both_ways(databas
             await client.send(b"0\r\n\r\n")
             assert (await client.answer()).status == 200
             assert (await upstream.ended(1)).is_whole
+
+
+def chunked(chunks: Sequence[bytes]) -> bytes:
+    """A body in just these chunks."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+async def test_chunks_of_every_size_arrive_as_one_body(database_url: str, tmp_path: Path) -> None:
+    sizes = (1, 8_191, 8_192, 8_193, 65_536, 65_536, 3, 300_000, 20, 16_384, 700_000, 5)
+    content = os.urandom(sum(sizes))
+    starts = itertools.accumulate(sizes, initial=0)
+    chunks = [content[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    form = [b"--B\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n", *chunks, b"\r\n--B--\r\n"]
+    async with Upstream() as upstream, running_relay(database_url, tmp_path) as relay:
+        tenant = await relay.tenant()
+        await relay.http_destination(tenant, upstream.url)
+        folder = await relay.disk_destination(tenant, "in")
+        await relay.post(f"/tenants/{tenant.slug}/routes", {"prefix": "disk", "destination": "disk", "strip_prefix": True})
+        fields = (f"X-API-Key: {tenant.key}", "Transfer-Encoding: chunked")
+        assert (await say(relay, head("/upload/passed", *fields) + chunked(chunks))).status == 200
+        assert (await upstream.ended(0)).sha256 == hashlib.sha256(content).hexdigest()
+        assert (await say(relay, head("/upload/disk/raw", *fields) + chunked(chunks))).status == 201
+        assert (folder / "raw").read_bytes() == content
+        type_ = "Content-Type: multipart/form-data; boundary=B"
+        assert (await say(relay, head("/upload/disk/form/", *fields, type_) + chunked(form))).status == 201
+        assert (folder / "form/f").read_bytes() == content
+        passed = await relay.entry(path_prefix="passed")
+        assert (passed["bytes_in"], passed["bytes_delivered"]) == (len(content), len(content))
+        assert passed["digests"] == {"crc32c": f"{crc32c(content):08x}"}
 
 
 class HeldJournal:

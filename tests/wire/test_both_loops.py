@@ -14,6 +14,7 @@ import pytest
 from relay.wire import intake
 from relay.wire.exchange import EXTENSION, Exchange
 from relay.wire.intake import LARGEST, TINY
+from relay.wire.pieces import Piece
 from tests.support.certificates import make_certificate
 from tests.support.loops import LOOPS, run_in
 from tests.support.raw_client import RawClient
@@ -90,7 +91,7 @@ async def take_all(scope: Scope, _receive: Receive, send: Send) -> None:
     exchange: Exchange = scope["extensions"][EXTENSION]
     taken = 0
 
-    def take(piece: memoryview | bytes) -> bool:
+    def take(piece: Piece) -> bool:
         nonlocal taken
         taken += len(piece)
         return True

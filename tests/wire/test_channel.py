@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from relay.destinations.http_upstream import HttpUpstream
 from relay.errors import AnsweredEarly
 from relay.wire.channel import RECEIVE_BYTES, Channel
+from relay.wire.pieces import Scattered
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.certificates import make_certificate
 from tests.support.loops import LOOPS, run_in
@@ -116,7 +118,37 @@ async def test_what_cannot_change_is_kept_without_a_copy_and_what_may_is_copied(
         assert memoryview(transport.given).obj is owner
     channel.write(memoryview(received))
     assert memoryview(transport.given).obj is not received
+    channel.write(Scattered([memoryview(b"ab"), memoryview(b"cd")]), b"before ")
+    assert transport.given == b"before abcd"
     channel.abort()
+
+
+@on_both_loops
+@pytest.mark.parametrize("first", [1, 2 << 20])
+def test_what_is_scattered_arrives_in_its_order_wherever_the_peer_stops_taking_it(loop: str, first: int) -> None:
+    received = bytearray(os.urandom(4 << 20))
+    expected = b"before" + bytes(received[:first]) + bytes(received[first + 7 :])
+
+    async def run() -> None:
+        is_written, arrived = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await is_written.wait()
+            arrived.set_result(await reader.readexactly(2 * len(expected)))
+            writer.close()
+
+        async with server(serve) as port:
+            _, channel = await asyncio.get_running_loop().create_connection(Channel, "127.0.0.1", port)
+            view = memoryview(received)
+            for _ in range(2):  # the second one waits for all of the first
+                channel.write(Scattered([view[:first], view[first + 7 :]]), b"before")
+            received[:] = bytes(len(received))
+            assert channel.unsent_bytes > 0
+            is_written.set()
+            assert await arrived == 2 * expected
+            channel.abort()
+
+    run_in(loop, run)
 
 
 @on_both_loops

@@ -12,6 +12,7 @@ import pytest
 from relay.destinations import disk_file
 from relay.destinations.store import BATCH_BYTES, SMALL_PIECE_BYTES, Batch
 from relay.errors import BodyIncomplete, ClientGone, FormInvalid, ObjectExists, PathInvalid, RangeRefused, RelayError
+from relay.wire.pieces import Scattered
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.disks import MakeDisk, open_below, temp_names, tree, visible
 
@@ -95,6 +96,14 @@ def test_a_batch_of_tiny_chunks_holds_few_objects() -> None:
     taken = batch.pieces
     assert len(taken) <= BATCH_BYTES // SMALL_PIECE_BYTES
     assert b"".join(taken) == b"x" * BATCH_BYTES
+
+
+def test_a_batch_takes_what_is_scattered_in_its_order() -> None:
+    batch = Batch()
+    large = b"l" * SMALL_PIECE_BYTES
+    batch.take(Scattered([memoryview(b"ab"), memoryview(large), memoryview(b"cd")]))
+    batch.take(b"ef")
+    assert (batch.size, b"".join(batch.pieces)) == (SMALL_PIECE_BYTES + 6, b"ab" + large + b"cdef")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from relay.destinations.form_parts import JOINED_BYTES, FormReader
 from relay.errors import BodyIncomplete, ClientGone, FormInvalid
 from relay.settings import FormSettings
-from relay.wire.pieces import Take
+from relay.wire.pieces import Scattered, Take
 from tests.support.bodies import ScriptedBody
 from tests.support.forms import DEFAULT_TYPE, cut
 from tests.support.work import work_of
@@ -36,15 +36,17 @@ class ViewingBody:
     is_claimed = False
     declared_bytes = None
 
-    def __init__(self, chunks: Iterable[bytes], *, pause: asyncio.Event | None = None) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, pause: asyncio.Event | None = None, is_scattered: bool = False) -> None:
         self._chunks = list(chunks)
+        self._is_scattered = is_scattered
         self._pause = pause
 
     async def pour(self, take: Take) -> bool:
         """Give the chunks until ``take`` says that it takes no more; wait then, once, where there is a pause."""
         while self._chunks:
             buffer = bytearray(self._chunks.pop(0))
-            wants_more = take(memoryview(buffer))
+            view, middle = memoryview(buffer), len(buffer) // 2
+            wants_more = take(Scattered([view[:middle], view[middle:]]) if self._is_scattered else view)
             buffer[:] = b"?" * len(buffer)
             if not wants_more:
                 if self._pause is not None:
@@ -164,10 +166,11 @@ async def test_bytes_that_come_one_by_one_cost_no_more_than_themselves() -> None
     assert most < 100
 
 
+@pytest.mark.parametrize("is_scattered", [False, True], ids=["in_one", "scattered"])
 @pytest.mark.parametrize("size", [100, JOINED_BYTES, 3 * JOINED_BYTES])
-async def test_what_is_yielded_outlives_the_buffer_that_it_came_in(size: int) -> None:
+async def test_what_is_yielded_outlives_the_buffer_that_it_came_in(size: int, is_scattered: bool) -> None:
     content = bytes(range(256)) * 1_000
-    form = FormReader(ViewingBody(cut(file_of("x", content) + END, size)), DEFAULT_TYPE, LIMITS)
+    form = FormReader(ViewingBody(cut(file_of("x", content) + END, size), is_scattered=is_scattered), DEFAULT_TYPE, LIMITS)
     assert await taken(form) == [("f", "x", content)]
 
 

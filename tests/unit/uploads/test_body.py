@@ -9,7 +9,7 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, DigestMismat
 from relay.protocols.digests import Claims
 from relay.settings import UploadSettings
 from relay.uploads.body import RequestBody
-from relay.wire.pieces import Piece
+from relay.wire.pieces import Piece, Scattered, Take
 from tests.support.bodies import Read, SourceOf
 
 
@@ -121,6 +121,19 @@ async def test_time_that_the_destination_takes_is_not_charged_to_the_client() ->
     assert received == 5
 
 
+async def test_what_is_scattered_is_counted_digested_and_given_on_as_one() -> None:
+    async def pour(take: Take) -> bool:
+        return take(Scattered([memoryview(b"a"), memoryview(b"bc")]))
+
+    source = body(reads(), declared=3)
+    source.expect(claim(b"abc"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source._source, "pour", pour)
+        assert await anext(source) == b"abc"
+    assert source.is_whole
+    assert source.fault is None
+
+
 async def test_an_empty_body_is_whole_before_it_is_asked() -> None:
     source = body(reads(), declared=0)
     assert source.is_whole
@@ -155,7 +168,7 @@ async def test_what_would_complete_a_body_that_is_not_as_claimed_is_not_given_aw
     got = bytearray()
 
     def take(piece: Piece) -> bool:
-        got.extend(piece)
+        got.extend(bytes(piece))
         return True
 
     async def iterate() -> None:
