@@ -172,7 +172,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
             directory,
             installation_id=installation_id,
             worker=worker,
-            settings=DoorSettings(settings.upload, settings.refusal, settings.trusted),
+            settings=DoorSettings(settings.upload, settings.refusal),
         )
         loops = {
             "changes": changes.run,

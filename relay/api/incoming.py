@@ -19,23 +19,18 @@ class Head(NamedTuple):
     query: bytes
     headers: list[Field]
     http_version: str
-    peer_address: str | None
-    scheme: str
     exchange: Exchange | None
     """What the server of our own tells beside; ``None`` under another one."""
 
     @classmethod
     def of(cls, scope: Scope) -> "Head":
         """Read the head out of an ASGI scope."""
-        client = scope.get("client")
         return cls(
             method=scope["method"],
             raw_path=scope["raw_path"],
             query=scope["query_string"],
             headers=scope["headers"],
             http_version=scope["http_version"],
-            peer_address=client[0] if client else None,
-            scheme=scope["scheme"],
             exchange=scope.get("extensions", {}).get(EXTENSION),
         )
 

@@ -24,7 +24,7 @@ access = logging.getLogger("relay.access")
 
 
 class RequestMiddleware:
-    """Outermost: makes the context, and tells what became of the request when it has ended."""
+    """Outermost: makes the context, finds out who the peer is, and tells what became of the request when it has ended."""
 
     def __init__(self, app: ASGIApp, trusted: TrustedSettings) -> None:
         self._app = app
@@ -35,8 +35,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         context = RequestContext()
-        context.client_address = client_address(scope["headers"], peer_of(scope, self._trusted), self._trusted)
-        scope.setdefault("state", {})["context"] = context
+        peer = _peer_of(scope, self._trusted)
+        context.client_address = client_address(scope["headers"], peer, self._trusted)
+        scope.setdefault("state", {}).update(context=context, peer=peer)
         told = _Told(context, send)
         began = time.perf_counter()
         try:
@@ -89,7 +90,7 @@ class FramingGate:
         await self._app(scope, receive, send)
 
 
-def peer_of(scope: Scope, trusted: Networks) -> Peer:
+def _peer_of(scope: Scope, trusted: Networks) -> Peer:
     """Who is at the other end of the connection."""
     client = scope.get("client")
     address = client[0] if client else None

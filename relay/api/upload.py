@@ -11,14 +11,12 @@ from uuid_utils import uuid7
 
 from relay.api.authentication import authenticate, check_grant
 from relay.api.incoming import Head, Incoming
-from relay.api.middleware import peer_of
 from relay.api.outgoing import Outgoing
 from relay.errors import ClientGone, FramingInvalid, HeadTooLarge, MethodNotAllowed, NotFound, RelayError, ShuttingDown
 from relay.ledger.entry import PATH_LIMIT, USER_AGENT_LIMIT, Entry, clean_text, now_us
 from relay.protocols.digests import read_claims
 from relay.protocols.header_rules import (
     Framing,
-    Networks,
     Passage,
     Trace,
     check_no_loop,
@@ -26,7 +24,7 @@ from relay.protocols.header_rules import (
     find_value,
     request_fields,
 )
-from relay.settings import RefusalSettings, TrustedSettings, UploadSettings
+from relay.settings import RefusalSettings, UploadSettings
 from relay.telemetry import VERSION, RequestContext
 from relay.tenants import tenant
 from relay.tenants.directory import Directory
@@ -45,7 +43,6 @@ class DoorSettings:
 
     upload: UploadSettings
     refusal: RefusalSettings
-    trusted: TrustedSettings
 
 
 class UploadDoor:
@@ -57,7 +54,6 @@ class UploadDoor:
         self._pseudonym = installation_id.encode("ascii")
         self._worker = worker
         self._settings = settings
-        self._trusted: Networks = settings.trusted.proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever it is; an answer that cannot be finished is cut."""
@@ -108,7 +104,7 @@ class UploadDoor:
                 check_no_loop(head.headers, b"relay-" + self._pseudonym)
                 if (claims := read_claims(head.headers)) is not None:
                     body.expect(claims)
-                passage = Passage(self._pseudonym, peer_of(scope, self._trusted), trace, context.request_id, upload_id, head.http_version)
+                passage = Passage(self._pseudonym, scope["state"]["peer"], trace, context.request_id, upload_id, head.http_version)
                 order = self._order(head, grant, upload_id, incoming.framing, passage)
                 await attempt.upload(order, body, outgoing)
         finally:

@@ -42,6 +42,8 @@ PIECE_COST: Final = 64
 
 INTERIM_MOST: Final = 10_000
 INTERIM_BYTES: Final = 64 * 1024 + 256 * INTERIM_MOST
+_LENGTH: Final = b"content-length"
+_CODING: Final = b"transfer-encoding"
 _SWITCHING: Final = 101
 _NO_PARSER: Final = httptools.HttpResponseParser(object())
 _FIRST_REFUSAL: Final = 300
@@ -451,9 +453,9 @@ def _framing_of(fields: Sequence[Field]) -> tuple[int | None, bool]:
     """The declared length of a body in bytes, and whether it is chunked."""
     length, is_chunked = None, False
     for name, value in fields:
-        known = name.lower()
-        if known == b"content-length":
+        size = len(name)  # a small upload has a dozen fields, and few are as long as these two
+        if size == len(_LENGTH) and name.lower() == _LENGTH:
             length = int(value)
-        elif known == b"transfer-encoding":
+        elif size == len(_CODING) and name.lower() == _CODING:
             is_chunked = True
     return length, is_chunked
