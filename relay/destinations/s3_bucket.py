@@ -36,9 +36,14 @@ _NOT_WHAT_WAS_SENT: Final = "What the store says it has is not what was sent. No
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a maker names what all of them have. ``is_complete_conditional``: what completes several parts may have a condition."""
+    """How a maker names what all of them have.
+
+    ``version`` is the answer's field that names what was made, and the parameter that asks for just that;
+    ``is_complete_conditional``: what completes several parts may have a condition.
+    """
 
     prefix: str
+    version: tuple[str, str]
     condition: tuple[str, str]
     is_complete_conditional: bool
     permissions: Mapping[str, str]
@@ -59,9 +64,14 @@ class Dialect:
         hashes = [item.strip() for item in fields.get("x-goog-hash", "").split(",")]
         return next((item.removeprefix("crc32c=") for item in hashes if item.startswith("crc32c=")), None)
 
+    def told_version(self, fields: Mapping[str, str]) -> str | None:
+        """The version that the store gave to what it made, where it keeps versions."""
+        return fields.get(self.version[0])
+
 
 AMAZON: Final = Dialect(
     "x-amz-",
+    ("x-amz-version-id", "versionId"),
     ("if-none-match", "*"),
     is_complete_conditional=True,
     permissions={
@@ -75,6 +85,7 @@ AMAZON: Final = Dialect(
 )
 GOOGLE: Final = Dialect(
     "x-goog-",
+    ("x-goog-generation", "generation"),
     ("x-goog-if-generation-match", "0"),
     is_complete_conditional=False,
     permissions={
@@ -142,8 +153,8 @@ class Bucket:
         """True when the SHA-256 of every body must be known before it is sent."""
         return self.requests.signs_bodies
 
-    async def put(self, key: str, new: NewObject, content: Content, *, is_new_only: bool) -> Reply:
-        """Make an object in one request; compares what the store says of it.
+    async def put(self, key: str, new: NewObject, content: Content, *, is_new_only: bool) -> Standing:
+        """Make an object in one request; compares what the store says of it, and returns that.
 
         Raises:
             Refused: 412 where the key is taken and ``is_new_only``.
@@ -153,12 +164,13 @@ class Bucket:
         if is_new_only:
             fields.update([self.dialect.condition])
         reply = await self._send(Ask("PUT", key, (), fields, content.pieces, content.size, content.sha256), content)
+        standing = self._standing(reply, content.size)
         try:
             await self._compare(reply, content)
         except DestinationBroke:
-            await self.delete(key, reply.fields.get("x-amz-version-id"))
+            await self.delete(key, standing.version)
             raise
-        return reply
+        return standing
 
     async def create(self, key: str, new: NewObject) -> str:
         """Begin a multipart upload and return its id."""
@@ -198,7 +210,7 @@ class Bucket:
         root = parse_xml(reply.body)
         etag = (find_text(root, "ETag") if root is not None else None) or reply.fields.get("etag")
         told = (find_text(root, "ChecksumCRC32C") if root is not None else None) or self.dialect.told_checksum(reply.fields)
-        return Standing(None, etag, told, version_of(reply))
+        return Standing(None, etag, told, self.dialect.told_version(reply.fields))
 
     async def abort(self, key: str, upload_id: str, patience: Patience | None = None) -> None:
         """Forget a multipart upload; harmless when it is gone."""
@@ -248,8 +260,7 @@ class Bucket:
                 return None
             raise explain(refused, self.dialect.permissions["get"]) from None
         size = reply.fields.get("content-length", "")
-        told = self.dialect.told_checksum(reply.fields)
-        return Standing(int(size) if size.isdigit() else None, reply.fields.get("etag"), told, version_of(reply))
+        return self._standing(reply, int(size) if size.isdigit() else None)
 
     async def get(self, key: str) -> bytes:
         """A small object, whole."""
@@ -257,7 +268,8 @@ class Bucket:
 
     async def delete(self, key: str, version: str | None = None) -> None:
         """Remove an object, or one version of it."""
-        await self._ask(Ask("DELETE", key, [("versionId", version)] if version is not None else ()), "delete")
+        _, parameter = self.dialect.version
+        await self._ask(Ask("DELETE", key, [(parameter, version)] if version is not None else ()), "delete")
 
     def explain(self, refused: Refused, right: str) -> RelayError:
         """Say a refusal in our words; a condition that does not hold is an object that exists."""
@@ -282,6 +294,10 @@ class Bucket:
         except Refused as refused:
             raise self.explain(refused, right) from None
 
+    def _standing(self, reply: Reply, size: int | None) -> Standing:
+        told = reply.fields
+        return Standing(size, told.get("etag"), self.dialect.told_checksum(told), self.dialect.told_version(told))
+
     def _fields_of(self, new: NewObject) -> Mapping[str, str]:
         return {**new.fields, **{f"{self.dialect.prefix}meta-{name}": value for name, value in new.metadata.items()}}
 
@@ -304,11 +320,6 @@ class Bucket:
 def encode_crc(crc32c: int) -> str:
     """A CRC-32C as stores write it."""
     return base64.b64encode(crc32c.to_bytes(4, "big")).decode("ascii")
-
-
-def version_of(reply: Reply) -> str | None:
-    """The version that an answer names."""
-    return reply.fields.get("x-amz-version-id") or reply.fields.get("x-goog-generation")
 
 
 def plain_md5(fields: Mapping[str, str]) -> str | None:

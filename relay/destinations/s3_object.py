@@ -25,7 +25,7 @@ from relay.destinations.part_digests import PartDigests
 from relay.destinations.parts import MOST_PARTS, Loan, OwnedPiece, Part, size_part
 from relay.destinations.publication import Publication
 from relay.destinations.s3_answers import Refused
-from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5, version_of
+from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5
 from relay.destinations.s3_place import S3Place
 from relay.destinations.sending import Sending
 from relay.destinations.store_requests import Patience
@@ -228,7 +228,7 @@ class S3Writer:
         assert part is not None  # noqa: S101 - seal has made one
         content = Content(part.pieces, part.size, self._part_digests.crc32c, self._part_digests.sha256)
         try:
-            reply = await self._bucket.put(self._key, self._new, content, is_new_only=is_conditional)
+            standing = await self._bucket.put(self._key, self._new, content, is_new_only=is_conditional)
         except Refused as refused:
             if refused.is_taken and refused.attempts > 1 and (found := await self._find_whole(content)) is not None:
                 return found
@@ -239,7 +239,7 @@ class S3Writer:
                     return found
             raise
         self._end()
-        return Published(_etag(reply.fields.get("etag")), version_of(reply))
+        return Published(_etag(standing.etag), standing.version)
 
     async def _find_whole(self, content: Content) -> Published | None:
         """What stands there, if it is what was sent: the answer to an attempt was lost."""

@@ -156,6 +156,32 @@ async def test_a_store_that_does_not_take_a_part_twice_still_gets_checksums(plai
         assert "x-amz-checksum-crc32c" in proxy.asked[-1].fields
 
 
+@pytest.mark.parametrize(
+    ("is_google", "told", "asked_for"),
+    [
+        (False, {"x-amz-checksum-crc32c": "AAAAAA==", "x-amz-version-id": "v1"}, "versionId=v1"),
+        (True, {"x-goog-hash": "crc32c=AAAAAA==", "x-goog-generation": "17"}, "generation=17"),
+    ],
+)
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "parts"])
+async def test_what_is_not_what_was_sent_is_removed_in_its_own_version(
+    bucket: TestBucket, stores: Stores, is_google: bool, told: dict[str, str], asked_for: str, is_whole: bool
+) -> None:
+    def whim(asked: Asked) -> Whim:
+        if asked.is_create:
+            return Say(200, b"<Begun><UploadId>u</UploadId></Begun>")
+        if asked.is_part:
+            return Say(200, b"", {"etag": '"e"'})
+        return Say(204 if asked.method == "DELETE" else 200, b"<Done></Done>" if asked.is_complete else b"", told)
+
+    async with StoreProxy(bucket.server.port, whim) as proxy:
+        store = stores.open(bucket, url=proxy.url, overwrite="replace", is_google=is_google)
+        with pytest.raises(DestinationBroke):
+            await store_object(store, NewObject("wrong.bin"), [b"x" if is_whole else DATA])
+        removals = [asked.target.partition("?")[2] for asked in proxy.asked if asked.method == "DELETE" and not asked.is_abort]
+    assert removals == [asked_for]
+
+
 async def test_check_names_the_right_that_is_missing(bucket: TestBucket, stores: Stores) -> None:
     rights: dict[str, Callable[[Asked], bool]] = {
         "s3:GetObject": lambda asked: asked.method == "GET",
