@@ -1,7 +1,8 @@
 """From trials to figures, from figures to a verdict for each row. Pure: results in, values out.
 
 A ratio is made within a round and its median and range taken over the rounds. Nothing is judged of a row in which nginx
-differs from itself by more than 5 %, with fewer than seven rounds, or at all while the median over all rows is off so far.
+differs from itself by more than 5 %, with fewer than seven rounds, or at all while the median over all rows is off so far; nor of
+a value of which the machine's own part is more than half of the floor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from bench.trials import Trial
 
 LEAST_ROUNDS = 7
 MOST_NOISE = 0.05
+MOST_AT_REST = 0.5
 
 HOLDS = "holds"
 NOT_REACHED = "not reached"
@@ -155,8 +157,17 @@ def _reason(row: Row, results: Results, bound: Bound, spread: Spread | None, noi
         return "a small run"
     if spread.count < LEAST_ROUNDS:
         return f"{spread.count} rounds of {LEAST_ROUNDS}"
+    return _disturbance(row, results, bound, noise, noise_of_run)
+
+
+def _disturbance(row: Row, results: Results, bound: Bound, noise: Noise, noise_of_run: Noise) -> str:
+    """What made a row say too little of anybody, if anything did."""
     if noise_of_run.is_too_much:
         return f"nginx differs from itself by {noise_of_run.off_by:.1%} over the run"
     if noise.is_too_much:
         return f"nginx differs from itself by {noise.off_by:.1%}"
+    if bound.at_rest is not None:
+        own = Spread.of(figures(results.rounds_of(row.name), bound.at_rest, bound.metric))
+        if own is not None and own.median > MOST_AT_REST * bound.floor:
+            return f"{own.median:.2f} at rest"
     return ""

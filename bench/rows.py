@@ -16,6 +16,7 @@ TEXTBOOK = "textbook"
 NGINX = "nginx 256k"
 AGAIN = ", again"
 NGINX_AGAIN = NGINX + AGAIN
+AT_REST = "Relay, at rest"
 CADDY = "Caddy"
 HAPROXY = "HAProxy"
 DIRECT = "direct"
@@ -65,6 +66,8 @@ class Bound:
     against: str | None = None
     how: How = "ratio"
     is_least: bool = False
+    at_rest: str | None = None
+    """The entrant that shows what is the machine's own part of a value."""
 
     def holds(self, value: float, limit: float) -> bool:
         """Whether a value keeps a limit."""
@@ -179,10 +182,10 @@ def _latency() -> Row:
 
 
 def _lag(name: str, load: Load) -> Row:
-    bound = Bound(metric="lag_p999_ms", how="value", floor=10.0, aim=3.0)
+    bound = Bound(metric="lag_p999_ms", how="value", floor=10.0, aim=3.0, at_rest=AT_REST)
     title = "loop lag, " + ("16 MiB × 8" if load.size > MIB else "64 KiB × 16")
     idle = Load(size=KIB, connections=1, rate=2.0)
-    runs = [Entrant(name=RELAY, server="relay-lag", load=load), Entrant(name="Relay, at rest", server="relay-lag", load=idle)]
+    runs = [Entrant(name=RELAY, server="relay-lag", load=load), Entrant(name=AT_REST, server="relay-lag", load=idle)]
     return Row(name=name, title=title, entrants=runs, bounds=[bound], group="lag", seconds=2.5)
 
 

@@ -72,6 +72,12 @@ def test_a_quiet_row_is_not_judged_in_a_run_that_is_off() -> None:
     assert [verdict.floor for verdict in judge(quiet, results, noise)] == [NOT_JUDGED]
 
 
+def test_a_value_is_not_judged_where_the_machines_own_part_is_more_than_half_of_its_floor() -> None:
+    bound = Bound(metric="cpu_per_gib", how="value", floor=10.0, at_rest=TEXTBOOK)
+    assert verdict_of(bound, [(12.0, 5.0, 1.0, 1.0)] * LEAST_ROUNDS) == (NOT_REACHED, "", "")
+    assert verdict_of(bound, [(9.0, 5.1, 1.0, 1.0)] * LEAST_ROUNDS) == (NOT_JUDGED, "", "5.10 at rest")
+
+
 def test_too_few_rounds_are_not_judged() -> None:
     assert verdict_of(BOUND, [(0.5, 2.0, 1.0, 1.0)] * (LEAST_ROUNDS - 1)) == (NOT_JUDGED, NOT_JUDGED, "6 rounds of 7")
 
@@ -101,6 +107,7 @@ def test_every_bound_names_entrants_of_its_row(*, is_small: bool) -> None:
     for row in rows:
         names = [entrant.name for entrant in row.entrants]
         assert len(set(names)) == len(names)
+        assert {bound.at_rest for bound in row.bounds} <= {None, *names}
         assert row.bounds
         for bound in row.bounds:
             assert bound.of in names
