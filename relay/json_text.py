@@ -5,15 +5,18 @@ surrogate, which is escaped; an integer of more than 64 bits; a key that is no t
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import orjson
+
+_AS_TEXT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""What the standard library does not know either: of an object no member is shown that its text leaves out."""
 
 
 def encode(value: object) -> bytes:
     """Encode as JSON without white space, in UTF-8. What JSON does not know becomes its text, a number that is none ``null``."""
     try:
-        return orjson.dumps(value, default=str)
+        return orjson.dumps(value, str, _AS_TEXT)
     except orjson.JSONEncodeError:
         return json.dumps(value, separators=(",", ":"), default=str).encode()
 

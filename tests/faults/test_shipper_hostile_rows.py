@@ -1,6 +1,7 @@
 """Whatever is in an entry, the shipper goes on: a row at fault is kept aside, and only that row."""
 
 import json
+import math
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -51,6 +52,7 @@ HOSTILE = {
     "a tenant too long for an index": ({"tenant": "".join(chr(0x4E00 + n) for n in range(20_000))}, "54000"),
     "an id that is none": ({"request_id": "none"}, "22P02"),
     "a number too large": ({"bytes_in": 1 << 63}, "22003"),
+    "a number too large for any integer": ({"bytes_in": 1 << 80}, "22"),
     "an unknown outcome": ({"outcome": "lost"}, "23514"),
     "no outcome": ({"outcome": None}, "23502"),
     "no tenant": ({"tenant": None}, "23502"),
@@ -79,6 +81,14 @@ async def test_a_row_at_fault_is_kept_aside_and_the_rest_lands(
             assert rejected(root)[0]["entry"][name] == value
     assert LEDGER_REJECTED._value.get() == before + 1
     assert [day["uploads"] for day in await read_usage(database)] == [9]
+
+
+async def test_a_number_that_is_none_is_null_and_its_row_lands(journal: Journal, shipper: Shipper, database: Database, root: Path) -> None:
+    entry = finished_entry(upstream_wait_ms=math.nan)
+    await journal.finish(entry)
+    assert await shipper.drain(SECONDS)
+    assert await read_ledger(database, "request_id::text, upstream_wait_ms") == [(entry.request_id, None)]
+    assert rejected(root) == []
 
 
 async def test_many_rows_at_fault_among_many_leave_every_other_row(

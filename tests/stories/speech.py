@@ -2,6 +2,7 @@
 
 import json
 import ssl
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,11 @@ def client_of(relay: RunningRelay) -> httpx.AsyncClient:
 def head(target: str, *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
     """A request's head, with a Host and these lines and nothing else."""
     return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: relay", *lines, "", ""]).encode("latin-1")
+
+
+def chunked(chunks: Iterable[bytes]) -> bytes:
+    """A body in just these chunks, with their end."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 async def say(relay: RunningRelay, request: bytes, method: str = "POST") -> Answer:

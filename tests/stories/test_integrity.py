@@ -21,7 +21,7 @@ import pytest_asyncio
 from crc32c import crc32c
 
 from relay.protocols.digests import SUPPORTED
-from tests.stories.speech import client_of, head, raw_problem_of, say
+from tests.stories.speech import chunked, client_of, head, raw_problem_of, say
 from tests.support.disks import tree
 from tests.support.fault_proxy import FaultProxy
 from tests.support.raw_client import Answer, RawClient
@@ -65,11 +65,7 @@ class Place:
             return head(f"/upload/{kind}/{name}", *lines, f"Content-Length: {len(body)}") + body
         size = -(-len(body) // chunks) or 1
         pieces = [body[at : at + size] for at in range(0, len(body), size)]
-        return (
-            head(f"/upload/{kind}/{name}", *lines, "Transfer-Encoding: chunked")
-            + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-            + b"0\r\n\r\n"
-        )
+        return head(f"/upload/{kind}/{name}", *lines, "Transfer-Encoding: chunked") + chunked(pieces)
 
     async def entry(self, answer: Answer) -> dict[str, Any]:
         """The account of an answered upload."""

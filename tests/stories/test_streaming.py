@@ -14,7 +14,7 @@ from crc32c import crc32c
 
 from relay.ledger.entry import Entry
 from relay.ledger.journal import Journal
-from tests.stories.speech import head, say
+from tests.stories.speech import chunked, head, say
 from tests.support.raw_client import RawClient
 from tests.support.running_relay import RunningRelay, running_relay
 from tests.support.upstreams import Conduct, Upstream
@@ -77,11 +77,6 @@ async def test_the_first_bytes_arrive_before_the_last_are_sent_both_ways(databas
             await client.send(b"0\r\n\r\n")
             assert (await client.answer()).status == 200
             assert (await upstream.ended(1)).is_whole
-
-
-def chunked(chunks: Sequence[bytes]) -> bytes:
-    """A body in just these chunks."""
-    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 async def test_chunks_of_every_size_arrive_as_one_body(database_url: str, tmp_path: Path) -> None:

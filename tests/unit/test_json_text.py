@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_what_is_encoded_comes_back_here_and_elsewhere(value: Any) -> None:
 )
 def test_what_json_does_not_know_becomes_its_text(value: Any, text: str) -> None:
     assert encode(value) == text.encode()
+
+
+@dataclass
+class Credentials:
+    name: str
+    secret: str = field(repr=False)
+
+
+@pytest.mark.parametrize("beside", [[], [1 << 64]], ids=["quick", "the standard library"])
+def test_an_object_becomes_its_text_whoever_encodes_it(beside: list[int]) -> None:
+    told, at, *_ = json.loads(encode([Credentials("acme", "hidden"), datetime(2026, 1, 2, tzinfo=UTC), *beside]))
+    assert (told, at) == ("Credentials(name='acme')", "2026-01-02 00:00:00+00:00")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[1,]", b'"\n"'])
