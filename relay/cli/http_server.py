@@ -18,7 +18,8 @@ from relay.errors import RelayError
 from relay.settings import Settings
 from relay.wire.front import LOOK_SECONDS, FrontCertificate, Handshakes
 from relay.wire.intake import Intake
-from relay.wire.server import Connection, Surroundings
+from relay.wire.server import Connection
+from relay.wire.surroundings import Surroundings
 
 KEEP_ALIVE_SECONDS = 75
 

@@ -93,14 +93,14 @@ class FormReader:
         self._parser.end()
         self._has_ended = True
 
-    def _keep(self, piece: Piece) -> bool:
-        """Take a piece of the body; false when there is enough to parse. The one copy that a byte of a large piece sees here."""
+    def _keep(self, piece: Piece) -> int:
+        """Take a piece of the body; 0 when there is enough to parse. The one copy that a byte of a large piece sees here."""
         if not self._joined and len(piece) >= JOINED_BYTES:
             self._chunk = bytes(piece)
-            return False
+            return 0
         for view in views_of(piece):
             self._joined += view
-        return len(self._joined) < JOINED_BYTES
+        return max(0, JOINED_BYTES - len(self._joined))
 
 
 class FilePart:

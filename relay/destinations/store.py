@@ -228,8 +228,8 @@ class Batch:
         self.pieces: list[bytes | bytearray] = []
         self.size = 0
 
-    def take(self, piece: Piece) -> bool:
-        """Take one more piece; true while there is room for more."""
+    def take(self, piece: Piece) -> int:
+        """Take one more piece; returns how many bytes more there is room for."""
         self.size += len(piece)
         for view in views_of(piece):
             if len(view) >= SMALL_PIECE_BYTES:
@@ -238,7 +238,7 @@ class Batch:
                 self.pieces[-1] += view
             else:
                 self.pieces.append(bytearray(view))
-        return self.size < BATCH_BYTES
+        return max(0, BATCH_BYTES - self.size)
 
 
 async def _write_body(writer: ObjectWriter, body: Body) -> None:

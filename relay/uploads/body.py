@@ -21,7 +21,7 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, 
 from relay.ledger.entry import now_us
 from relay.protocols.digests import CRC32C, Claims, Digests
 from relay.settings import UploadSettings
-from relay.wire.pieces import Piece, Take, views_of
+from relay.wire.pieces import Piece, Take, Unread, views_of
 
 
 class Source(Protocol):
@@ -37,10 +37,10 @@ class Source(Protocol):
         ...
 
 
-def _take_none(piece: Piece) -> bool:
+def _take_none(piece: Piece) -> int:
     """What takes pieces while nobody pours."""
     del piece
-    return False
+    return 0
 
 
 class RequestBody:
@@ -110,9 +110,9 @@ class RequestBody:
         """Take the client's next chunk. Raises what ``pour`` raises."""
         chunks: list[bytes] = []
 
-        def keep(piece: Piece) -> bool:
+        def keep(piece: Piece) -> int:
             chunks.append(bytes(piece))
-            return False
+            return 0
 
         await self.pour(keep)
         if not chunks:
@@ -155,8 +155,8 @@ class RequestBody:
         self._pace = self._pace or Pace(self._settings)
         return self._pace.watch(self._source, self._account)
 
-    def _account(self, piece: Piece) -> bool:
-        """Account for a chunk and give it on; false if it is not to be given away."""
+    def _account(self, piece: Piece) -> int:
+        """Account for a chunk and give it on; returns what is taken next, 0 if it is not to be given away."""
         size = len(piece)
         if self._pace is not None:
             self._pace.note(size)
@@ -165,7 +165,7 @@ class RequestBody:
         self.received_bytes += size
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
             self._breach = UploadTooLarge()
-            return False
+            return 0
         for view in views_of(piece):
             self._crc = crc32c(view, self._crc)
             if self._digests is not None:
@@ -173,7 +173,9 @@ class RequestBody:
         if self.received_bytes == self.declared_bytes:
             self._complete()
             if self._breach is not None:
-                return False
+                return 0
+        if self._digests is not None and isinstance(piece, Unread):  # what was claimed is proved of the very bytes that are handed on
+            return self._take(piece.view)
         return self._take(piece)
 
     def _end(self) -> None:

@@ -5,22 +5,28 @@ It knows nothing of HTTP. A connection on which something comes, or that ends, w
 
 import asyncio
 import contextlib
-import fcntl
 import math
 import os
 import select
 import socket
 import ssl
-import sys
-import termios
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
-from relay.wire.pieces import Piece, Scattered, views_of
+from relay.wire.kernel import room_of, socket_of, unacknowledged_bytes
+from relay.wire.pieces import PLENTY, Piece, Unread, views_of
 from relay.wire.tls import find_refusal
 
 RECEIVE_BYTES: Final = 64 * 1024
 SEND_LIMIT: Final = 256 * 1024
+"""So much may wait for a peer within TLS. Without TLS nothing may: what waits there was copied, what waits in the kernel was not."""
+
+ROOM_LEAST: Final = 64 * 1024
+MOVED_BYTES: Final = 64 * 1024
+"""Less than this is copied: a client chooses how few bytes it sends in a packet, and whoever moves them holds the packet's whole page."""
+
+ROOM_ASKED: Final = 1 << 20
+"""With less room than this the kernel is asked anew: it may have got rid of something (bytes)."""
 READ_OUT_MOST: Final = 64
 """Reads of what lies in the socket of a broken connection: more is no answer's head."""
 
@@ -42,7 +48,7 @@ def read_out(transport: asyncio.Transport, buffer: Callable[[int], memoryview], 
 
     A write that fails makes the loop forget an answer that has come already. Until ``connection_lost`` returns, the socket is open.
     """
-    plain: socket.socket | None = transport.get_extra_info("socket")
+    plain = socket_of(transport)
     if plain is None or plain.fileno() < 0:
         return False
     with contextlib.suppress(OSError):
@@ -103,7 +109,9 @@ class Channel(asyncio.BufferedProtocol):
         self._below: asyncio.Transport | None = None
         self._is_lost = False
         self._is_plain = False
+        self._plain: socket.socket | None = None
         self._file = -1
+        self._room = 0
         self._poll: select.poll | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -114,11 +122,10 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=SEND_LIMIT)
-        is_plain = transport.get_extra_info("ssl_object") is None
-        plain: socket.socket | None = transport.get_extra_info("socket")
-        self._file = plain.fileno() if plain is not None else -1
-        self._is_plain = is_plain
+        self._is_plain = transport.get_extra_info("ssl_object") is None
+        self._transport.set_write_buffer_limits(high=0 if self._is_plain else SEND_LIMIT)
+        self._plain = socket_of(transport)
+        self._file = self._plain.fileno() if self._plain is not None else -1
         self.is_open = True
 
     def secure(self, below: asyncio.Transport, secured: asyncio.Transport) -> None:
@@ -241,8 +248,9 @@ class Channel(asyncio.BufferedProtocol):
         """
         if not self.can_write:
             return
-        sent = self._send_at_once(data, before)
-        if sent < len(before) + len(data):
+        sent, size = self._send_at_once(data, before), len(before) + len(data)
+        self._room -= size
+        if sent < size:
             self._transport.write(_rest_of((before, *views_of(data)), sent))
 
     def _send_at_once(self, data: Piece, before: bytes) -> int:
@@ -254,7 +262,9 @@ class Channel(asyncio.BufferedProtocol):
         if not self._is_plain or self._transport.get_write_buffer_size():
             return 0
         try:
-            if before or isinstance(data, Scattered):
+            if isinstance(data, Unread) and not before and len(data) >= MOVED_BYTES:
+                return data.move_to(self._file)
+            if before or not isinstance(data, bytes | memoryview):
                 return os.writev(self._file, (before, *views_of(data)))
             return os.write(self._file, data)
         except OSError:
@@ -270,6 +280,20 @@ class Channel(asyncio.BufferedProtocol):
         """True while more waits to be sent than should."""
         return self._writable is not None
 
+    @property
+    def room(self) -> int:
+        """How many bytes should be offered next: 0 while more waits than should, else about what the kernel has room for.
+
+        It is asked seldom; what has drained from there since does not count.
+        """
+        if self._writable is not None or not self.can_write:
+            return 0
+        if not self._is_plain:  # what is kept of a piece is kept here: no more than comes anyway
+            return PLENTY
+        if self._room < ROOM_ASKED:
+            self._room = room_of(self._plain)
+        return max(ROOM_LEAST, self._room)
+
     async def drained(self) -> None:
         """Wait until the peer has taken enough, or the connection is lost."""
         if self._writable is not None:
@@ -280,7 +304,7 @@ class Channel(asyncio.BufferedProtocol):
         """Bytes that the peer has not acknowledged: the transport's and the kernel's."""
         waiting = self._transport.get_write_buffer_size() + (self._below.get_write_buffer_size() if self._below is not None else 0)
         if self._file >= 0:
-            waiting += int.from_bytes(fcntl.ioctl(self._file, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+            waiting += unacknowledged_bytes(self._file)
         return waiting
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────

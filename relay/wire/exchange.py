@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field, Framing, connection_tokens
 from relay.wire.news import News
-from relay.wire.pieces import Piece, Take
+from relay.wire.pieces import PLENTY, Piece, Take
 
 EXTENSION: Final = "relay.exchange"
 INFORMATIONAL: Final = "http.response.informational"
@@ -76,6 +76,8 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._take: Take | None = None
         self._is_full = False
+        self.room = UNREAD_LIMIT
+        """How many bytes more would be taken at once, about."""
         self.unread_bytes = 0
         self.received_bytes = 0
         self.is_whole = False
@@ -100,10 +102,12 @@ class Exchange:
             self._pieces.append(bytes(piece))
             self.unread_bytes += max(len(piece), PIECE_COST)
             self._news.tell()
-        elif not self._take(piece):
+        elif not (room := self._take(piece)):
             self._take = None
             self._is_full = True
             self._news.tell()
+        else:
+            self.room = room
 
     def end(self) -> None:
         """The whole body has come."""
@@ -168,14 +172,14 @@ class Exchange:
                 return Poured.ENDED
             if self._carrier.is_gone or self.is_complete or self.fault is not None:
                 return Poured.BROKEN
-            self._take = take
+            self._take, self.room = take, PLENTY
             self._carrier.read_on()
             try:
                 await self._news.come()
                 if self._take is None:
                     return Poured.FULL
             finally:
-                self._take = None
+                self._take, self.room = None, UNREAD_LIMIT
 
     async def receive(self) -> dict[str, Any]:
         """Give what has come of the body, waiting for it; then the end, once; then, when it comes, the departure."""

@@ -6,6 +6,10 @@ reads. An upload that stands still keeps what it held when fewer ran: the n-th o
 ``SHARES`` times n, and all of n together that divided by ``SHARES`` times 1 + 1/2 + … + 1/n, which is within the budget for
 more uploads than a process can have. Below ``SMALLEST`` a read costs more in calls than it saves in memory.
 
+A look at a body that the kernel moves on (``peeking``) is bounded by the budget alone, and by what the destination has room
+for: it gives way by time, and what turns out not to be moved is what an upload holds of it. A read in which a request is to
+begin takes ``FIRST``: nobody takes its body yet, so what comes with the head is copied.
+
 A loop reads on from one connection for as long as its reads are full (libuv 32 times), while the others wait, and so does
 everything else. So the reads of one turn take ``TURN_BYTES`` together, and whoever reads when the turn has lasted for
 ``TURN_SECONDS`` gives way. Giving way sooner costs: what was asleep on both sides is woken for each piece.
@@ -15,10 +19,12 @@ import asyncio
 from time import perf_counter
 
 from relay.settings import MemorySettings
+from relay.wire.pieces import PLENTY
 
 LARGEST = 1024 * 1024
 SMALLEST = 64 * 1024
 TINY = 16 * 1024
+FIRST = 128 * 1024
 SHARES = 16
 TURN_BYTES = 4 * 1024 * 1024
 TURN_SMALLEST = 128 * 1024
@@ -35,6 +41,9 @@ class Intake:
         self.buffer = bytearray(LARGEST)
         self._view = memoryview(self.buffer)
         self._tiny = self._view[:TINY]
+        self.first = self._view[:FIRST]
+        """What a read may fill in which a request is to begin: nobody takes its body yet."""
+        self._share = self._view
         self.slice = self._view
         """What the next read may fill."""
 
@@ -48,30 +57,36 @@ class Intake:
         """What a read may fill on a connection whose bytes are dear to parse."""
         return self._tiny
 
+    def view_of(self, wanted_bytes: int) -> memoryview:
+        """What a look may fill by which so many bytes are wanted: more than ``slice`` only where somebody says how many."""
+        return self.slice if wanted_bytes >= PLENTY else self._share[: max(SMALLEST, wanted_bytes)]
+
     def enter(self) -> None:
         """A body begins to come."""
         self._running += 1
-        self._share()
+        self._divide()
 
     def leave(self) -> None:
         """It has come, or will not come."""
         self._running -= 1
-        self._share()
+        self._divide()
 
     def is_turn_over(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """True when others run, and this turn of the loop has lasted for long enough since this was first asked in it."""
+        """True when this turn of the loop has lasted for long enough since this was first asked in it."""
         now = perf_counter()
         if self._turn_began is None:
             self._turn_began = now
             loop.call_soon(self._end_turn)
-        return self._running > 1 and now - self._turn_began >= TURN_SECONDS
+        return now - self._turn_began >= TURN_SECONDS
 
     def _end_turn(self) -> None:
         self._turn_began = None
 
-    def _share(self) -> None:
+    def _divide(self) -> None:
         running = max(1, self._running)
-        turn = max(TURN_SMALLEST, TURN_BYTES // running)
-        size = max(SMALLEST, min(LARGEST, turn, self._budget_bytes // (SHARES * running)) & ~0xFFF)
+        share = max(SMALLEST, min(LARGEST, self._budget_bytes // (SHARES * running)) & ~0xFFF)
+        size = min(share, max(SMALLEST, max(TURN_SMALLEST, TURN_BYTES // running) & ~0xFFF))
+        if share != len(self._share):
+            self._share = self._view[:share]
         if size != len(self.slice):
             self.slice = self._view[:size]

@@ -8,7 +8,8 @@ state:
     HEAD      a request's head is due. Its bytes are collected until an empty line, at most ``HEAD_LIMIT``, within the
               head's time limit; ``httptools`` reads it. Nothing collected: the connection is idle, and may be closed.
     BODY      the head is with the app. What comes is the body: given to the exchange as a view of the buffer, which the
-              app takes at once, or which is copied. Nobody takes it: reading pauses.
+              app takes at once, or which is copied. Nobody takes it: reading pauses. Of a long one the rest is not
+              received but looked at in the socket (``peeking``), and the loop reads again behind it.
     WHOLE     the body has come, the answer is still due. What comes is the next request: held, and reading pauses.
     LINGER    the answer was sent, and there will be no further request. What comes is dropped until the client closes
               or the time is up, so that a reset does not destroy an answer that is under way.
@@ -31,15 +32,12 @@ Deriving from ``asyncio.BufferedProtocol`` and nothing else is what makes both l
 """
 
 import asyncio
+import contextlib
 import contextvars
 import enum
 import logging
 import socket
 import struct
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -52,10 +50,11 @@ from relay.protocols.chunked import ChunkedBody
 from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
 from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
 from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
-from relay.wire.intake import Intake
+from relay.wire.kernel import is_reset, socket_of
+from relay.wire.peeking import LONG_BYTES, Peeking, prepare_peeking
 from relay.wire.pieces import Scattered
+from relay.wire.surroundings import Surroundings
 
-TICK_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 2.0
 LINGER_MOST_SECONDS: Final = 60.0
 LINGER_BYTES: Final = 8 * 1024 * 1024
@@ -63,8 +62,6 @@ CLOSE_SECONDS: Final = 10.0
 WRITE_LIMIT: Final = 256 * 1024
 DEAR_PIECES: Final = 512
 """A read of more pieces than this is dear to parse: the next one on that connection is a tiny one."""
-
-_TCP_CLOSE: Final = 7
 
 logger = logging.getLogger(__name__)
 
@@ -77,37 +74,6 @@ class State(enum.Enum):
     WHOLE = enum.auto()
     LINGER = enum.auto()
     CLOSED = enum.auto()
-
-
-class Clock:
-    """Ticks for all connections while there are any."""
-
-    def __init__(self) -> None:
-        self._is_ticking = False
-
-    def watch(self, loop: asyncio.AbstractEventLoop, connections: "set[Connection]") -> None:
-        """Make sure that these connections hear the ticks."""
-        if not self._is_ticking:
-            self._is_ticking = True
-            loop.call_later(TICK_SECONDS, self._tick, loop, connections)
-
-    def _tick(self, loop: asyncio.AbstractEventLoop, connections: "set[Connection]") -> None:
-        self._is_ticking = False
-        now = loop.time()
-        for connection in list(connections):
-            connection.tick(now)
-        if connections:
-            self.watch(loop, connections)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What all connections of a process share. ``refuse`` renders an answer of our own: status, fields, body."""
-
-    intake: Intake
-    refuse: Callable[[RelayError], tuple[int, list[tuple[bytes, bytes]], bytes]]
-    head_timeout: timedelta
-    clock: Clock = field(default_factory=Clock)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -134,6 +100,8 @@ class Connection(asyncio.BufferedProtocol):
         self._head = bytearray()
         self._exchange: Exchange | None = None
         self._rest_bytes = 0
+        self._can_peek = False
+        self._peeking: Peeking | None = None
         self._chunks: ChunkedBody | None = None
         self._held = bytearray()
         self._held_at = 0
@@ -152,6 +120,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_LIMIT)
+        self._can_peek = prepare_peeking(transport)
         self._scope_of_connection = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -167,7 +136,9 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
         is_next_request = self._state is State.WHOLE  # held until it is its turn, and not counted among those that run
-        return self._intake.tiny if self._is_dear or is_next_request else self._intake.slice
+        if self._is_dear or is_next_request:
+            return self._intake.tiny
+        return self._intake.first if self._state is State.HEAD else self._intake.slice
 
     def buffer_updated(self, nbytes: int) -> None:
         is_full = nbytes == self._intake.slice_bytes
@@ -260,20 +231,55 @@ class Connection(asyncio.BufferedProtocol):
             stop = min(end, at + self._rest_bytes)
             exchange.feed(memoryview(buffer)[at:stop])
             self._rest_bytes -= stop - at
-            has_ended = not self._rest_bytes
+            self._go_on(exchange, has_ended=not self._rest_bytes)
         else:
             views, stop = self._chunks.take(buffer, at, end)
             self._is_dear = self._chunks.pieces > DEAR_PIECES
             if views:
                 exchange.feed(views[0] if len(views) == 1 else Scattered(views))
-            has_ended = self._chunks.has_ended
+            self._go_on(exchange, has_ended=self._chunks.has_ended)
+        return stop
+
+    def _go_on(self, exchange: Exchange, *, has_ended: bool) -> None:
+        """A piece of the body was taken: see how the rest of it is to be read, if at all."""
         if has_ended:
-            self._intake.leave()
+            self._leave_body()
             self._state = State.WHOLE
             exchange.end()
         elif not exchange.wants_more:
             self._stop_reading()
-        return stop
+        elif self._may_peek:
+            self._stop_reading()
+            self.read_on()
+
+    # ── a long body, looked at where it lies ─────────────────────────────────────────────────────
+
+    @property
+    def _may_peek(self) -> bool:
+        return self._can_peek and self._peeking is None and self._state is State.BODY and self._rest_bytes >= LONG_BYTES
+
+    def _begin_peeking(self, exchange: Exchange) -> None:
+        with contextlib.suppress(OSError):  # no descriptor is left
+            source = self._transport.get_extra_info("socket").dup()
+            self._peeking = Peeking(source, self._shared, exchange, self._rest_bytes, self)
+
+    def go_on(self, rest_bytes: int) -> None:
+        """What was looked at is taken, and so much of the body is left."""
+        self._rest_bytes = rest_bytes
+        if self._exchange is not None:
+            self._go_on(self._exchange, has_ended=not rest_bytes)
+
+    def stop_peeking(self) -> None:
+        """Have the loop read again."""
+        peeking, self._peeking = self._peeking, None
+        if peeking is not None:
+            peeking.close()
+            if self._is_reading and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def give_up(self) -> None:
+        """The connection is broken."""
+        self._transport.abort()
 
     def _take_surplus(self, buffer: bytearray, at: int, end: int) -> None:
         if self._state is State.WHOLE:
@@ -326,6 +332,7 @@ class Connection(asyncio.BufferedProtocol):
     def _leave_body(self) -> None:
         if self._state is State.BODY:
             self._intake.leave()
+            self.stop_peeking()
 
     async def _run(self, exchange: Exchange, scope: dict[str, Any]) -> None:
         """Let the app answer; an answer that it does not finish is cut."""
@@ -413,7 +420,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _reset(self) -> None:
         """Close so that the client cannot take it for the end of an answer."""
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
+        plain = socket_of(self._transport)
         if plain is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._abort()
@@ -442,7 +449,9 @@ class Connection(asyncio.BufferedProtocol):
         """Go on reading; the app has taken what there was."""
         if not self._is_reading and not self.is_gone and not self._held and not self._transport.is_closing():
             self._is_reading = True
-            self._transport.resume_reading()
+            if self._may_peek and self._exchange is not None:
+                self._begin_peeking(self._exchange)
+            (self._peeking or self._transport).resume_reading()
 
     def _give_way(self) -> None:
         """Read on in the loop's next turn."""
@@ -457,7 +466,7 @@ class Connection(asyncio.BufferedProtocol):
     def _stop_reading(self) -> None:
         if self._is_reading and not self._transport.is_closing():
             self._is_reading = False
-            self._transport.pause_reading()
+            (self._peeking or self._transport).pause_reading()
 
     def _set_deadline(self, seconds: float) -> None:
         self._deadline = self._loop.time() + seconds
@@ -466,7 +475,7 @@ class Connection(asyncio.BufferedProtocol):
         """Look at the clock, and for a client that vanished while nothing is read from it."""
         if self._deadline is not None and now >= self._deadline:
             self._expire()
-        elif not self._is_reading and self._state is State.BODY and self._is_reset():
+        elif not self._is_reading and self._state is State.BODY and is_reset(socket_of(self._transport)):
             self._transport.abort()
 
     def _expire(self) -> None:
@@ -485,11 +494,3 @@ class Connection(asyncio.BufferedProtocol):
         """True while the client goes on taking the last answer, and has not done so for too long."""
         before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
         return 0 < self._unsent_bytes < before and self._loop.time() < self._last_end
-
-    def _is_reset(self) -> bool:
-        """Ask the system whether the client has reset the connection: nothing is told of that while nothing is read."""
-        plain: socket.socket | None = self._transport.get_extra_info("socket")
-        if plain is None or sys.platform != "linux":
-            return False
-        state: int = struct.unpack("B", plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1))[0]
-        return state == _TCP_CLOSE

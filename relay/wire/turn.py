@@ -32,7 +32,7 @@ from relay.errors import RelayError
 from relay.protocols.header_rules import Field
 from relay.wire.channel import Channel
 from relay.wire.news import News
-from relay.wire.pieces import Piece, Take
+from relay.wire.pieces import PLENTY, Piece, Take
 
 HEAD_LIMIT: Final = 64 * 1024
 RECEIVE_LIMIT: Final = 256 * 1024
@@ -234,20 +234,20 @@ class Turn:
             self.is_sent = True
             self._news.tell()
 
-    def _send_piece(self, piece: Piece) -> bool:
-        """Write a piece of the body; false when the destination must be waited for, or is gone."""
-        if not piece:  # in chunks it would be the end
-            return True
+    def _send_piece(self, piece: Piece) -> int:
+        """Write a piece of the body, and say what more would be taken: nothing when the destination must be waited for, or is gone."""
         size = len(piece)
+        if not size:  # in chunks it would be the end
+            return PLENTY
         self.body_bytes += size
         if self.declared_bytes is not None:
             if self.body_bytes > self.declared_bytes:
-                return False
+                return 0
         elif self._is_chunked:
             self._unwritten += self._between + b"%x\r\n" % size
             self._between = b"\r\n"
         self._write(piece)
-        return self._channel.can_write and not self._channel.is_full
+        return self._channel.room
 
     # ── the answer ───────────────────────────────────────────────────────────────────────────────
 

@@ -27,6 +27,7 @@ from tests.wire.test_server import GET, POST, Counting, Receive, Scope, Send, an
 def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path) if is_tls else None
     body = b"x" * 3_000_000
+    request = b"POST /a HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
     async def run() -> None:
         Counting.asked = 0
@@ -34,7 +35,7 @@ def test_both_loops_receive_into_the_one_buffer(loop: str, is_tls: bool, tmp_pat
             tls = certificate.client_context() if certificate is not None else None
             reader, writer = await asyncio.open_connection(*served.address, ssl=tls)
             for _ in range(2):
-                writer.write(POST % len(body) + body)
+                writer.write(request)
                 await writer.drain()
                 head = await reader.readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 200 ")

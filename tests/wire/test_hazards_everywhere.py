@@ -40,7 +40,7 @@ def groups(*ways: str) -> list[list[dict[str, Any]]]:
 @pytest.mark.full
 @pytest.mark.timeout(400)  # every hazard, some of which take seconds
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("http", [None, "h11"], ids=["ours", "h11"])
+@pytest.mark.parametrize("http", [None, "peeking", "h11"], ids=["ours", "peeking", "h11"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_hazards_everywhere(
     loop: str, http: str | None, is_tls: bool, postgres_server: TemplateServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -48,6 +48,9 @@ def test_hazards_everywhere(
     certificate = make_certificate(tmp_path) if is_tls else None
     if certificate is not None:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate.path))
+    if http == "peeking":  # at every body, not at long ones only
+        monkeypatch.setattr("relay.wire.server.LONG_BYTES", 1)
+        http = None
     ways = [*(["h11"] if http else []), *(["tls"] if is_tls else [])]
     options = {**({"http": http} if http else {}), **({"certificate": str(certificate.path)} if certificate else {})}
     found: dict[str, str] = {}

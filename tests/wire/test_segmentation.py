@@ -18,7 +18,8 @@ from relay.cli.http_server import refusal_of
 from relay.settings import MemorySettings
 from relay.wire.channel import Channel
 from relay.wire.intake import Intake
-from relay.wire.server import Connection, Surroundings
+from relay.wire.server import Connection
+from relay.wire.surroundings import Surroundings
 from relay.wire.turn import Outgoing, Turn
 from tests.support.paper_transport import PaperTransport, cut
 from tests.support.raw_client import RawClient

@@ -15,7 +15,8 @@ from relay.settings import MemorySettings
 from relay.wire.channel import Channel
 from relay.wire.exchange import EXTENSION, UNREAD_LIMIT, Exchange
 from relay.wire.intake import Intake
-from relay.wire.server import Connection, Surroundings
+from relay.wire.server import Connection
+from relay.wire.surroundings import Surroundings
 from relay.wire.turn import RECEIVE_LIMIT, Outgoing, Turn
 from tests.support.paper_transport import PaperTransport
 from tests.wire.test_server import POST, Receive, Scope, Send, answer

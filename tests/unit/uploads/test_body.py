@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -9,7 +10,8 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, DigestMismat
 from relay.protocols.digests import Claims
 from relay.settings import UploadSettings
 from relay.uploads.body import RequestBody
-from relay.wire.pieces import Piece, Scattered, Take
+from relay.wire.pieces import Piece, Scattered, Take, Unread
+from relay.wire.pipe import Pipe
 from tests.support.bodies import Read, SourceOf
 
 
@@ -123,7 +125,7 @@ async def test_time_that_the_destination_takes_is_not_charged_to_the_client() ->
 
 async def test_what_is_scattered_is_counted_digested_and_given_on_as_one() -> None:
     async def pour(take: Take) -> bool:
-        return take(Scattered([memoryview(b"a"), memoryview(b"bc")]))
+        return bool(take(Scattered([memoryview(b"a"), memoryview(b"bc")])))
 
     source = body(reads(), declared=3)
     source.expect(claim(b"abc"))
@@ -201,3 +203,27 @@ async def test_a_body_that_is_cut_short_is_the_clients_departure_whatever_it_cla
     with pytest.raises(ClientGone):
         await taken(source)
     assert isinstance(source.fault, ClientGone)
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+async def test_what_was_claimed_is_proved_of_the_bytes_that_are_handed_on(is_claimed: bool) -> None:
+    """What still lies in a socket may change there: of a claimed body the copy is given away, of which the digest was taken."""
+    given: list[Piece] = []
+
+    async def pour(take: Take) -> bool:
+        with socket.socket() as plain:
+            take(Unread(memoryview(bytearray(b"abc")), plain, Pipe()))
+        return True
+
+    def keep(piece: Piece) -> int:
+        given.append(piece)
+        return 0
+
+    source = body(reads(), declared=3)
+    if is_claimed:
+        source.expect(claim(b"abc"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source._source, "pour", pour)
+        assert await source.pour(keep)
+    assert [bytes(piece) for piece in given] == [b"abc"]
+    assert isinstance(given[0], Unread) != is_claimed

@@ -5,6 +5,7 @@ from pydantic import ByteSize
 
 from relay.settings import MemorySettings
 from relay.wire.intake import LARGEST, SHARES, SMALLEST, TINY, TURN_BYTES, TURN_SMALLEST, Intake
+from relay.wire.pieces import PLENTY
 
 BUDGET = 64 << 20
 
@@ -25,6 +26,17 @@ def test_the_reads_of_one_turn_are_bounded_however_large_the_budget(running: int
         intake.enter()
     assert intake.slice_bytes == TURN_SMALLEST or running * intake.slice_bytes <= TURN_BYTES
     assert intake.slice_bytes >= TURN_SMALLEST
+
+
+@pytest.mark.parametrize(("running", "most"), [(1, LARGEST), (4, LARGEST), (8, LARGEST // 2), (64, SMALLEST), (1000, SMALLEST)])
+def test_a_look_is_bounded_by_the_budget_and_by_what_is_wanted_and_no_more_by_the_turn(running: int, most: int) -> None:
+    intake = Intake(MemorySettings(buffers=ByteSize(BUDGET)))
+    for _ in range(running):
+        intake.enter()
+    assert len(intake.view_of(PLENTY - 1)) == most
+    assert len(intake.view_of(70_000)) == min(most, 70_000)
+    assert len(intake.view_of(1)) == SMALLEST
+    assert len(intake.view_of(PLENTY)) == intake.slice_bytes
 
 
 def test_few_get_large_pieces_again_when_the_others_have_left() -> None:

@@ -1,0 +1,114 @@
+"""A long body is looked at where it lies, in the client's socket, and moved on from there.
+
+Theory of operation
+-------------------
+A byte that passes through a process is copied twice: out of the socket that it comes by, and into the one that it leaves by.
+Of a long body the second copy is spared. It is looked at (``MSG_PEEK``): that is a copy, of which digests are taken. Whoever
+takes the piece may have the kernel move it to another socket (``Unread.move_to``), which moves pages; or takes the copy.
+What was not moved is then discarded where it lies, which costs next to nothing.
+
+    watching    the loop tells when something lies in the socket; all of it is taken, until the turn has lasted
+    paused      nobody takes anything; what comes stays in the socket, and the client is slowed down
+    closed      the body has come, or will not come, and the loop reads the connection again
+
+Nobody else reads meanwhile: the connection's transport is paused. The client's end and its errors are the loop's to find:
+at the first sign of either the connection gets its reading back. What the client sends as urgent data is data like any other
+(``SO_OOBINLINE``, RFC 6093): else what was looked at could change before it is moved. ``splice`` stops in front of it, and the
+rest of that piece is taken from the copy.
+
+A sender on the same host can change pages that it has sent (``sendfile`` and the like) behind the look at them. It gets what
+it asked for: another body than the one whose digest the receipt tells. So nothing is moved of a body whose digest was claimed.
+"""
+
+import asyncio
+import socket
+import sys
+from typing import Final, Protocol
+
+from relay.wire.exchange import Exchange
+from relay.wire.kernel import socket_of
+from relay.wire.pieces import Unread
+from relay.wire.surroundings import Surroundings
+
+LONG_BYTES: Final = 1 << 20
+"""Of a shorter rest it costs more to begin than is spared."""
+
+
+class Owner(Protocol):
+    """The connection whose body it is."""
+
+    def go_on(self, rest_bytes: int) -> None: ...
+    def stop_peeking(self) -> None: ...
+    def give_up(self) -> None: ...
+
+
+def prepare_peeking(transport: asyncio.BaseTransport) -> bool:
+    """Make a new connection ready for this; false where it cannot be done, or what lies in the socket is TLS's."""
+    plain = socket_of(transport)
+    if sys.platform != "linux" or plain is None or transport.get_extra_info("ssl_object") is not None:
+        return False
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    return True
+
+
+class Peeking:
+    """The reading of one long body. It is paused at first."""
+
+    def __init__(self, source: socket.socket, shared: Surroundings, exchange: Exchange, rest_bytes: int, owner: Owner) -> None:
+        self._source = source
+        self._intake, self._pipe = shared.intake, shared.pipe
+        self._exchange = exchange
+        self._rest_bytes = rest_bytes
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._is_watching = False
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if not self._is_watching:
+            self._is_watching = True
+            self._loop.add_reader(self._source.fileno(), self._read)
+
+    def pause_reading(self) -> None:
+        """Take nothing more for now."""
+        if self._is_watching:
+            self._is_watching = False
+            self._loop.remove_reader(self._source.fileno())
+
+    def close(self) -> None:
+        """Leave the socket to the loop."""
+        self.pause_reading()
+        self._source.close()
+
+    def _read(self) -> None:
+        """Have everything taken that lies in the socket: of an error behind it uvloop tells once."""
+        try:
+            while self._is_watching:
+                self._look()
+                if self._intake.is_turn_over(self._loop):
+                    self._loop.call_soon(self._read)
+                    return
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._owner.give_up()
+        except Exception:
+            self._owner.give_up()  # else the loop would call again, and again
+            raise
+
+    def _look(self) -> None:
+        """Look at what there is, and have it taken.
+
+        Raises:
+            OSError: there is nothing yet, or the connection is broken.
+        """
+        view = self._intake.view_of(self._exchange.room)[: self._rest_bytes]
+        count = self._source.recv_into(view, 0, socket.MSG_PEEK)
+        if not count:
+            self._owner.stop_peeking()
+            return
+        piece = Unread(view[:count], self._source, self._pipe)
+        self._exchange.feed(piece)
+        piece.discard_rest()
+        self._rest_bytes -= count
+        self._owner.go_on(self._rest_bytes)

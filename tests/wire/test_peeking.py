@@ -1,0 +1,325 @@
+"""Long bodies, looked at where they lie: what arrives, what is left behind, and what happens where the kernel moves nothing."""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+
+from relay.wire.channel import Channel
+from relay.wire.exchange import EXTENSION, Exchange, Poured
+from relay.wire.peeking import LONG_BYTES
+from relay.wire.pieces import PLENTY, Piece, Unread, views_of
+from tests.support.loops import LOOPS, run_in
+from tests.support.raw_client import RawClient
+from tests.support.waiting import until
+from tests.wire.early_refusals import descriptors_of
+from tests.wire.test_server import GET, POST, Receive, Scope, Send, Served, answer, serving, tell_path
+
+on_both_loops = pytest.mark.parametrize("loop", LOOPS)
+BODY: Final = os.urandom(6 * LONG_BYTES + 13)
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let the process have no more descriptors than it has."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class Passing:
+    """An app that passes bodies on to a connection, and tells how many bytes it was given, of what digest."""
+
+    has_descriptors = True
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.unread = 0
+        self.exchange: Exchange | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await tell_path(scope, receive, send)
+            return
+        exchange: Exchange = scope["extensions"][EXTENSION]
+        self.exchange = exchange
+        digest, taken = hashlib.sha256(), 0
+
+        def take(piece: Piece) -> int:
+            nonlocal taken
+            self.unread += isinstance(piece, Unread)
+            taken += len(piece)
+            for view in views_of(piece):
+                digest.update(view)
+            self.channel.write(piece)
+            return self.channel.room
+
+        with contextlib.nullcontext() if self.has_descriptors else no_descriptors():
+            while (poured := await exchange.pour(take)) is Poured.FULL and self.channel.can_write:
+                await self.channel.drained()
+        await answer(send, f"{poured.name if self.channel.can_write else 'LOST'} {taken} {digest.hexdigest()}".encode())
+
+
+class Sink:
+    """The other end of the connection that bodies are passed on to."""
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        try:
+            while piece := await reader.read(1 << 16):
+                self.got += piece
+                await self.is_open.wait()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+
+class Splices:
+    """Counts what the kernel is asked to move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moved = 0
+        self._splice = os.splice
+        monkeypatch.setattr(os, "splice", self)
+
+    def __call__(self, *given: Any, **named: Any) -> int:
+        count = self._splice(*given, **named)
+        self.moved += count
+        return count
+
+
+@asynccontextmanager
+async def passing() -> AsyncIterator[tuple[Served, Passing, Sink]]:
+    sink = Sink()
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    async with await asyncio.start_server(sink.serve, sock=listening) as server:
+        address = server.sockets[0].getsockname()
+        _, channel = await asyncio.get_running_loop().create_connection(Channel, *address)
+        app = Passing(channel)
+        async with serving(app) as served:
+            yield served, app, sink
+        channel.abort()
+
+
+def told(body: bytes, outcome: str = "ENDED") -> bytes:
+    return f"{outcome} {len(body)} {hashlib.sha256(body).hexdigest()}".encode()
+
+
+@on_both_loops
+def test_a_long_body_is_moved_by_the_kernel_and_the_request_behind_it_is_left(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    splices = Splices(monkeypatch)
+
+    async def run() -> None:
+        async with passing() as (served, app, sink), RawClient(*served.address) as client:
+            before = descriptors_of(os.getpid())
+            for number in range(3):
+                sending = asyncio.create_task(client.send(POST % len(BODY) + BODY + GET % number))
+                assert (await client.answer()).body == told(BODY)
+                assert (await client.answer()).body == b"/%d" % number
+                await sending
+            await until(lambda: len(sink.got) == 3 * len(BODY))
+            assert bytes(sink.got) == 3 * BODY
+            assert app.unread
+            assert descriptors_of(os.getpid()) == before + 2  # the pipe
+
+    run_in(loop, run)
+    assert splices.moved > 3 * len(BODY)  # each byte is moved twice, into the pipe and out of it, but for what is copied
+
+
+@on_both_loops
+def test_a_destination_that_stands_still_gets_the_rest_when_it_goes_on(loop: str) -> None:
+    async def run() -> None:
+        async with passing() as (served, app, sink), RawClient(*served.address, seconds=20) as client:
+            sink.is_open.clear()
+            sending = asyncio.create_task(client.send(POST % len(BODY) + BODY))
+            await until(lambda: app.channel.is_full)
+            assert app.channel.room == 0
+            assert app.channel._transport.get_write_buffer_size() <= LONG_BYTES // 4  # the rest is left with the client
+            sink.is_open.set()
+            assert (await client.answer()).body == told(BODY)
+            await sending
+            await until(lambda: len(sink.got) == len(BODY))
+            assert bytes(sink.got) == BODY
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_urgent_data_is_data_like_any_other(loop: str) -> None:
+    async def run() -> None:
+        pieces = [BODY[at : at + 700_001] for at in range(0, len(BODY), 700_001)]
+        body = b"!".join([*pieces, b""])
+
+        def upload(plain: socket.socket) -> bytes:
+            plain.sendall(POST % len(body))
+            for piece in pieces:
+                plain.sendall(piece)
+                plain.send(b"!", socket.MSG_OOB)
+            return plain.recv(4096)
+
+        async with passing() as (served, app, sink):
+            with socket.create_connection(served.address, timeout=20) as plain:
+                assert told(body) in await asyncio.to_thread(upload, plain)
+            await until(lambda: len(sink.got) == len(body))
+            assert bytes(sink.got) == body
+            assert app.unread
+
+    run_in(loop, run)
+
+
+def fails_with(number: int) -> Callable[..., int]:
+    def fail(*_: Any, **__: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@on_both_loops
+@pytest.mark.parametrize("way", ["no splice", "no pipe", "no descriptor", "no memory information"])
+def test_where_the_system_cannot_everything_arrives_by_copies(loop: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "no splice":
+        monkeypatch.setattr(os, "splice", fails_with(errno.ENOSYS))
+    elif way == "no pipe":
+        monkeypatch.setattr(os, "pipe2", fails_with(errno.EMFILE))
+    elif way == "no descriptor":
+        monkeypatch.setattr(Passing, "has_descriptors", False)
+    else:
+        monkeypatch.setattr("relay.wire.channel.room_of", lambda _: PLENTY)
+
+    async def run() -> None:
+        async with passing() as (served, app, sink), RawClient(*served.address) as client:
+            sending = asyncio.create_task(client.send(POST % len(BODY) + BODY + GET % 1))
+            assert (await client.answer()).body == told(BODY)
+            assert (await client.answer()).body == b"/1"
+            await sending
+            await until(lambda: len(sink.got) == len(BODY))
+            assert bytes(sink.got) == BODY
+            assert bool(app.unread) == (way != "no descriptor")
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_whoever_keeps_pieces_gets_copies(loop: str) -> None:
+    async def run() -> None:
+        async def keep(scope: Scope, _receive: Receive, send: Send) -> None:
+            exchange: Exchange = scope["extensions"][EXTENSION]
+            kept: list[bytes] = []
+
+            def take(piece: Piece) -> int:
+                kept.append(bytes(piece))
+                return 100_000
+
+            assert await exchange.pour(take) is Poured.ENDED
+            assert max(map(len, kept[1:])) <= 100_000  # of what comes behind the first no more than was asked for
+            await answer(send, told(b"".join(kept)))
+
+        async with serving(keep) as served, RawClient(*served.address) as client:
+            sending = asyncio.create_task(client.send(POST % len(BODY) + BODY))
+            assert (await client.answer()).body == told(BODY)
+            await sending
+
+    run_in(loop, run)
+
+
+@on_both_loops
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "paused"])
+def test_a_client_that_resets_is_noticed_and_nothing_of_it_is_left(loop: str, is_read: bool) -> None:
+    async def run() -> None:
+        async with passing() as (served, app, sink):
+            before = descriptors_of(os.getpid())
+            if not is_read:
+                sink.is_open.clear()
+            client = await RawClient(*served.address).__aenter__()
+            await client.try_to_send(POST % (100 * LONG_BYTES) + BODY)
+            await until(lambda: app.unread)
+            client.reset()
+            await until(lambda: not served.connections)
+            assert app.exchange is not None
+            assert app.exchange.has_left
+            sink.is_open.set()
+            await until(lambda: descriptors_of(os.getpid()) <= before + 2)  # the pipe
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_a_client_that_closes_its_side_early_is_answered(loop: str) -> None:
+    async def run() -> None:
+        async with passing() as (served, app, sink), RawClient(*served.address) as client:
+            await client.send(POST % (len(BODY) + LONG_BYTES + 1) + BODY)
+            client.half_close()
+            assert (await client.answer()).body == told(BODY, "BROKEN")
+            assert app.unread
+            await until(lambda: len(sink.got) == len(BODY))
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_a_destination_that_resets_stops_the_body_and_the_client_is_answered(loop: str) -> None:
+    async def run() -> None:
+        async with passing() as (served, app, sink), RawClient(*served.address) as client:
+            sending = asyncio.create_task(client.try_to_send(POST % (400 * LONG_BYTES) + BODY))
+            await until(lambda: app.unread and sink.writer is not None)
+            assert sink.writer is not None
+            sink.writer.transport.abort()
+            more = asyncio.create_task(keep_sending(client))
+            assert (await client.answer()).body.startswith(b"LOST ")
+            for task in (sending, more):
+                task.cancel()
+
+    async def keep_sending(client: RawClient) -> None:
+        while await client.try_to_send(bytes(1 << 16)):
+            pass
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_a_taker_that_fails_ends_the_connection_at_once(loop: str) -> None:
+    """It is not called again and again: the loop tells as long as something lies in the socket."""
+    called = 0
+
+    async def fail(scope: Scope, _receive: Receive, _send: Send) -> None:
+        exchange: Exchange = scope["extensions"][EXTENSION]
+
+        def take(piece: Piece) -> int:
+            nonlocal called
+            if isinstance(piece, Unread):
+                called += 1
+                raise RuntimeError("no")  # noqa: TRY004 - it is not the type that is wrong
+            return PLENTY
+
+        await exchange.pour(take)
+
+    async def run() -> None:
+        told_of: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told_of.append(context["exception"]))
+        async with serving(fail) as served, RawClient(*served.address) as client:
+            await client.try_to_send(POST % len(BODY) + BODY)
+            await until(lambda: not served.connections)
+        assert [str(error) for error in told_of] == ["no"]
+
+    run_in(loop, run)
+    assert called == 1
