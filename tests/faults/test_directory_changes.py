@@ -14,9 +14,10 @@ from relay.tenants.changes import CHANNEL
 from relay.tenants.issued_keys import KeyDraft
 from relay.tenants.routing import RouteDraft
 from relay.tenants.tenant import Grant, TenantStatus
-from tests.support.directories import ACTOR, become, make_tenant, run_directory, see
+from tests.support.directories import ACTOR, PROMISED_SECONDS, make_tenant, run_directory
 from tests.support.fault_proxy import FaultProxy, address_of_postgres, url_through
 from tests.support.postgres import execute
+from tests.support.waiting import until
 
 
 async def test_key_revoked_by_sql_is_refused_in_two_processes_within_a_second(database: Database, database_url: str) -> None:
@@ -31,7 +32,7 @@ async def test_key_revoked_by_sql_is_refused_in_two_processes_within_a_second(da
             grants = [await running.get(key_id) for running in (one, two)]
             return all(grant.key.revoked_at is not None for grant in grants)
 
-        await see(is_refused)
+        await until(is_refused, seconds=PROMISED_SECONDS)
 
 
 async def test_notification_is_enough_before_any_proof_lapses(database: Database, database_url: str) -> None:
@@ -46,7 +47,7 @@ async def test_notification_is_enough_before_any_proof_lapses(database: Database
 
         running.changes.tell(forget, lambda: None)
         await execute(database_url, "UPDATE api_keys SET revoked_at = now()")
-        await become(lambda: bool(told))
+        await until(lambda: bool(told))
         assert (await running.get(key_id)).key.revoked_at is not None
 
 
@@ -63,10 +64,10 @@ async def test_key_revoked_behind_a_frozen_listener_is_refused_within_a_second(d
         async def is_refused() -> bool:
             return (await running.get(key_id)).key.revoked_at is not None
 
-        await see(is_refused)
-        await become(lambda: running.directory.state == "stale")
+        await until(is_refused, seconds=PROMISED_SECONDS)
+        await until(lambda: running.directory.state == "stale")
         proxy.thaw()
-        await become(lambda: running.directory.state == "ok")
+        await until(lambda: running.directory.state == "ok")
 
 
 async def test_key_revoked_while_the_listener_is_cut_is_refused_within_a_second(database: Database, database_url: str) -> None:
@@ -82,9 +83,9 @@ async def test_key_revoked_while_the_listener_is_cut_is_refused_within_a_second(
         async def is_refused() -> bool:
             return (await running.get(key_id)).key.revoked_at is not None
 
-        await see(is_refused)
+        await until(is_refused, seconds=PROMISED_SECONDS)
         proxy.allow()
-        await become(lambda: running.directory.state == "ok")
+        await until(lambda: running.directory.state == "ok")
         await running.get(key_id)
         assert running.directory.cached_grant(key_id) is not None
 
@@ -98,10 +99,10 @@ async def test_change_during_a_gap_of_the_listener_is_seen_by_the_next_session(d
         await running.get(key_id)
         first = running.changes.session
         proxy.refuse()
-        await become(lambda: first is not None and not first.is_open)
+        await until(lambda: first is not None and not first.is_open)
         await execute(database_url, "UPDATE api_keys SET revoked_at = now()")
         proxy.allow()
-        await become(lambda: running.changes.session is not first and running.directory.state == "ok")
+        await until(lambda: running.changes.session is not first and running.directory.state == "ok")
         assert running.directory.cached_grant(key_id) is None
         assert (await running.get(key_id)).key.revoked_at is not None
 
@@ -116,7 +117,7 @@ async def test_unknown_key_is_found_at_once_when_it_is_issued(database: Database
         async def is_found() -> bool:
             return await running.directory.find_grant(issued.key.id) is not None
 
-        await see(is_found)
+        await until(is_found, seconds=PROMISED_SECONDS)
 
 
 Change = Callable[[Database], Awaitable[object]]
@@ -156,7 +157,7 @@ async def test_change_of_a_tenant_is_seen(
         async def is_seen() -> bool:
             return is_as_changed(await running.get(key_id))
 
-        await see(is_seen)
+        await until(is_seen, seconds=PROMISED_SECONDS)
 
 
 async def test_keys_of_a_deleted_tenant_are_unknown(database: Database, database_url: str) -> None:
@@ -169,7 +170,7 @@ async def test_keys_of_a_deleted_tenant_are_unknown(database: Database, database
         async def is_unknown() -> bool:
             return await running.directory.find_grant(key_id) is None
 
-        await see(is_unknown)
+        await until(is_unknown, seconds=PROMISED_SECONDS)
 
 
 async def test_truncated_table_is_seen(database: Database, database_url: str) -> None:
@@ -181,7 +182,7 @@ async def test_truncated_table_is_seen(database: Database, database_url: str) ->
         async def is_unknown() -> bool:
             return await running.directory.find_grant(key_id) is None
 
-        await see(is_unknown)
+        await until(is_unknown, seconds=PROMISED_SECONDS)
 
 
 async def test_grant_holds_routes_and_destinations_of_its_own_tenant_alone(database: Database, database_url: str) -> None:
@@ -206,7 +207,7 @@ async def test_use_of_a_key_by_itself_invalidates_nothing(database: Database, da
         async with database.transaction() as session:
             await session.execute(text("UPDATE api_keys SET last_used_at = now()"))
         await execute(database_url, "UPDATE tenants SET name = 'later'")
-        await become(lambda: len(told) >= 1)
+        await until(lambda: len(told) >= 1)
         await asyncio.sleep(0)
         assert len(told) == 1
 

@@ -10,8 +10,9 @@ import pytest
 from relay.db.engine import Database
 from relay.errors import DirectoryUnavailable
 from relay.settings import DatabaseSettings, DirectorySettings
-from tests.support.directories import become, make_tenant, run_directory, see
+from tests.support.directories import make_tenant, run_directory
 from tests.support.postgres import OwnPostgres, execute
+from tests.support.waiting import until
 
 UNKNOWN = "u" * 16
 
@@ -30,7 +31,7 @@ async def test_stopped_postgres_leaves_the_known_served_and_the_unknown_refused(
         async with run_directory(postgres.url) as running:
             grant = await running.get(key_id)
             postgres.stop()
-            await become(lambda: running.directory.state == "stale")
+            await until(lambda: running.directory.state == "stale")
             for _ in range(20):
                 assert await running.get(key_id) == grant
             with pytest.raises(DirectoryUnavailable):
@@ -44,8 +45,8 @@ async def test_stopped_postgres_leaves_the_known_served_and_the_unknown_refused(
                 return (await running.get(key_id)).key.revoked_at is not None
 
             # A second in which nobody asks, and then the promised one.
-            await see(is_refused, timedelta(seconds=2))
-            await become(lambda: running.directory.state == "ok")
+            await until(is_refused, seconds=2)
+            await until(lambda: running.directory.state == "ok")
             assert await running.directory.find_grant(UNKNOWN) is None
 
 
@@ -64,7 +65,7 @@ async def test_beyond_the_stale_time_the_known_are_refused_too() -> None:
                     return True
                 return False
 
-            await see(is_refused, timedelta(seconds=5))
+            await until(is_refused, seconds=5)
 
 
 async def test_frozen_postgres_delays_a_known_tenant_by_a_bounded_time() -> None:
@@ -73,7 +74,7 @@ async def test_frozen_postgres_delays_a_known_tenant_by_a_bounded_time() -> None
         async with run_directory(postgres.url) as running:
             await running.get(key_id)
             postgres.freeze()
-            await become(lambda: running.directory.state == "stale")
+            await until(lambda: running.directory.state == "stale")
             ends = time.monotonic() + 3.0
             longest = 0.0
             while time.monotonic() < ends:
@@ -90,5 +91,5 @@ async def test_frozen_postgres_delays_a_known_tenant_by_a_bounded_time() -> None
                     return (await running.get(key_id)).key.revoked_at is not None
                 return False
 
-            await see(is_refused, timedelta(seconds=2))
-            await become(lambda: running.directory.state == "ok")
+            await until(is_refused, seconds=2)
+            await until(lambda: running.directory.state == "ok")

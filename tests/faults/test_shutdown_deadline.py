@@ -26,7 +26,6 @@ async def test_an_upload_cut_by_the_deadline_is_relay_failed(phase: str, databas
             await relay.disk_destination(tenant)
         else:
             await relay.http_destination(tenant, upstream.url)
-        await relay.known(tenant)
         for number in range(5):
             client = await clients.enter_async_context(RawClient(*relay.address))
             lines = [f"POST /upload/{number} HTTP/1.1", "Host: relay", f"Authorization: Bearer {tenant.key}", f"Content-Length: {length}"]

@@ -38,7 +38,6 @@ def files_below(folder: Path) -> dict[str, bytes]:
 async def place(relay: RunningRelay, slug: str, **config: Any) -> tuple[dict[str, str], Path]:
     tenant = await relay.tenant(slug)
     folder = await relay.disk_destination(tenant, slug, **config)
-    await relay.known(tenant)
     return {**tenant.headers, "Content-Type": TYPE}, folder
 
 

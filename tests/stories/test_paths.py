@@ -1,12 +1,12 @@
 """Where a path leads: as it was sent, by the longest route, below the base, and never anywhere else."""
 
-import asyncio
 from pathlib import Path
 
 from tests.stories.speech import head, raw_problem_of, say
 from tests.support.raw_client import Answer
 from tests.support.running_relay import RunningRelay, TestTenant, running_relay
 from tests.support.upstreams import Upstream
+from tests.support.waiting import until
 
 AS_SENT = [
     "a",
@@ -135,6 +135,8 @@ async def target_of(relay: RunningRelay, tenant: TestTenant, upstream: Upstream,
 
 async def check_eventually_at(relay: RunningRelay, tenant: TestTenant, upstream: Upstream, rest: str, target: str) -> None:
     """A change is seen within a second."""
-    async with asyncio.timeout(1):
-        while await target_of(relay, tenant, upstream, rest) != target:
-            pass
+
+    async def is_there() -> bool:
+        return await target_of(relay, tenant, upstream, rest) == target
+
+    await until(is_there, seconds=1)

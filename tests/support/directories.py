@@ -1,8 +1,7 @@
 """Directories with their listeners, as a process would run them, and a tenant for them to find."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +17,10 @@ from relay.tenants.directory import Directory
 from relay.tenants.issued_keys import KeyDraft
 from relay.tenants.registry import TenantDraft
 from relay.tenants.tenant import Grant
+from tests.support.waiting import until
 
 ACTOR = Actor("cli:test")
-PROMISED = timedelta(seconds=1)
+PROMISED_SECONDS = 1.0
 """How soon a change is seen while Postgres answers."""
 
 
@@ -46,7 +46,7 @@ async def run_directory(url: str, listen_url: str | None = None, settings: Direc
     directory = Directory(database, settings or DirectorySettings(), changes)
     listening = asyncio.create_task(changes.run())
     try:
-        await become(lambda: directory.state == "ok")
+        await until(lambda: directory.state == "ok")
         yield Running(directory, changes)
     finally:
         listening.cancel()
@@ -61,22 +61,3 @@ async def make_tenant(database: Database, slug: str = "acme") -> str:
         await registry.create_tenant(session, ACTOR, TenantDraft(slug))
         await owned_destinations.create_destination(session, ACTOR, Sealer({}), slug, DestinationDraft("disk", "disk", {"directory": slug}))
         return (await issued_keys.issue_key(session, ACTOR, slug, KeyDraft())).key.id
-
-
-async def become(is_so: Callable[[], bool], within: timedelta = timedelta(seconds=10)) -> None:
-    """Wait until something is so, or fail."""
-    deadline = time.monotonic() + within.total_seconds()
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        await asyncio.sleep(0.01)
-
-
-async def see(is_seen: Callable[[], Awaitable[bool]], within: timedelta = PROMISED) -> None:
-    """Ask until something is seen; fail if an answer that began after ``within`` still does not show it."""
-    deadline = time.monotonic() + within.total_seconds()
-    while True:
-        is_last = time.monotonic() >= deadline
-        if await is_seen():
-            return
-        assert not is_last, f"it was not seen within {within}"
-        await asyncio.sleep(0.01)
