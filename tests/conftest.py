@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ settings.load_profile("relay")
 def pytest_configure(config: pytest.Config) -> None:
     """Without the long tests, properties are tried with fewer examples: every run draws others."""
     _trust_one_authority()
+    _heed_interrupts()
     if config.getoption("markexpr") == "not full":
         settings.load_profile("short")
 
@@ -40,6 +42,12 @@ def _trust_one_authority() -> None:
         folder = make_private_folder()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["SSL_CERT_FILE"] = str(make_authority(folder).path)
+
+
+def _heed_interrupts() -> None:
+    """Have what tests start heed a SIGINT: in the background of a shell it is ignored, and so by every child."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

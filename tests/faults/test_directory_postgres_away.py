@@ -82,7 +82,7 @@ async def test_frozen_postgres_delays_a_known_tenant_by_a_bounded_time() -> None
                 await asyncio.gather(*(running.get(key_id) for _ in range(10)))
                 longest = max(longest, time.monotonic() - began)
                 await asyncio.sleep(0.01)
-            assert longest < 2.0  # one reading's deadline, and the same again for a slow machine
+            assert longest < 5.0  # one reading's deadline, and much more for a machine that stands still
             postgres.thaw()
             await execute(postgres.url, "UPDATE api_keys SET revoked_at = now()")
 

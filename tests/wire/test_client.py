@@ -306,10 +306,10 @@ def test_a_slow_destination_over_tls_is_told_from_one_that_takes_nothing(loop: s
     body = b"x" * 3_000_000
 
     async def run() -> None:
-        slow, none = Conduct(bytes_per_second=3_000_000), Conduct(stop_reading_after=0)
+        slow, none = Conduct(bytes_per_second=1_500_000), Conduct(stop_reading_after=0)
         async with (
             Upstream(slow, tls=certificate.server_context(), receive_buffer=65536) as upstream,
-            destination(upstream.url, certificate.client_context(), idle_timeout_seconds=0.5) as to,
+            destination(upstream.url, certificate.client_context(), idle_timeout_seconds=1.2) as to,
         ):
             assert (await deliver(to, body))[0] == 200
             upstream.conduct = none
