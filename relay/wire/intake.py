@@ -1,4 +1,4 @@
-"""The one buffer into which a process receives, how much of it each read may fill, and how long a turn of the loop reads.
+"""The one buffer into which a process receives, and how much of it each read may fill.
 
 A read fills the buffer and is taken out of it before the loop does anything else, so all connections of a process
 share one. What a destination does not take of it at once is what an upload holds. The more uploads run, the smaller the
@@ -11,12 +11,9 @@ for: it gives way by time, and what turns out not to be moved is what an upload 
 begin takes ``FIRST``: nobody takes its body yet, so what comes with the head is copied.
 
 A loop reads on from one connection for as long as its reads are full (libuv 32 times), while the others wait, and so does
-everything else. So the reads of one turn take ``TURN_BYTES`` together, and whoever reads when the turn has lasted for
-``TURN_SECONDS`` gives way. Giving way sooner costs: what was asleep on both sides is woken for each piece.
+everything else. So the reads of one turn take ``TURN_BYTES`` together, one of each connection; how long they take is the
+``rota``'s to bound. Giving way sooner costs: what was asleep on both sides is woken for each piece.
 """
-
-import asyncio
-from time import perf_counter
 
 from relay.settings import MemorySettings
 from relay.wire.pieces import PLENTY
@@ -28,7 +25,6 @@ FIRST = 128 * 1024
 SHARES = 16
 TURN_BYTES = 4 * 1024 * 1024
 TURN_SMALLEST = 128 * 1024
-TURN_SECONDS = 0.003
 
 
 class Intake:
@@ -37,7 +33,6 @@ class Intake:
     def __init__(self, settings: MemorySettings) -> None:
         self._budget_bytes = settings.buffers
         self._running = 0
-        self._turn_began: float | None = None
         self.buffer = bytearray(LARGEST)
         self._view = memoryview(self.buffer)
         self._tiny = self._view[:TINY]
@@ -70,17 +65,6 @@ class Intake:
         """It has come, or will not come."""
         self._running -= 1
         self._divide()
-
-    def is_turn_over(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """True when this turn of the loop has lasted for long enough since this was first asked in it."""
-        now = perf_counter()
-        if self._turn_began is None:
-            self._turn_began = now
-            loop.call_soon(self._end_turn)
-        return now - self._turn_began >= TURN_SECONDS
-
-    def _end_turn(self) -> None:
-        self._turn_began = None
 
     def _divide(self) -> None:
         running = max(1, self._running)

@@ -7,7 +7,7 @@ Of a long body the second copy is spared. It is looked at (``MSG_PEEK``): that i
 takes the piece may have the kernel move it to another socket (``Unread.move_to``), which moves pages; or takes the copy.
 What was not moved is then discarded where it lies, which costs next to nothing.
 
-    watching    the loop tells when something lies in the socket; all of it is taken, until the turn has lasted
+    watching    the loop tells when something lies in the socket; it is looked at when it is its turn (``rota``), until nothing is left
     paused      nobody takes anything; what comes stays in the socket, and the client is slowed down
     closed      the body has come, or will not come, and the loop reads the connection again
 
@@ -56,7 +56,7 @@ class Peeking:
 
     def __init__(self, source: socket.socket, shared: Surroundings, exchange: Exchange, rest_bytes: int, owner: Owner) -> None:
         self._source = source
-        self._intake, self._pipe = shared.intake, shared.pipe
+        self._intake, self._pipe, self._rota = shared.intake, shared.pipe, shared.rota
         self._exchange = exchange
         self._rest_bytes = rest_bytes
         self._owner = owner
@@ -67,7 +67,7 @@ class Peeking:
         """Go on."""
         if not self._is_watching:
             self._is_watching = True
-            self._loop.add_reader(self._source.fileno(), self._read)
+            self._loop.add_reader(self._source.fileno(), self._rota.queue, self, self._loop)
 
     def pause_reading(self) -> None:
         """Take nothing more for now."""
@@ -80,21 +80,20 @@ class Peeking:
         self.pause_reading()
         self._source.close()
 
-    def _read(self) -> None:
-        """Have everything taken that lies in the socket: of an error behind it uvloop tells once."""
+    def look(self) -> bool:
+        """Have taken what there is; true unless nothing is left. Of an error behind it uvloop tells once, so it is looked for."""
         try:
-            while self._is_watching:
+            if self._is_watching:
                 self._look()
-                if self._intake.is_turn_over(self._loop):
-                    self._loop.call_soon(self._read)
-                    return
         except BlockingIOError:
-            pass
+            return False
         except OSError:
             self._owner.give_up()
+            return False
         except Exception:
             self._owner.give_up()  # else the loop would call again, and again
             raise
+        return self._is_watching
 
     def _look(self) -> None:
         """Look at what there is, and have it taken.

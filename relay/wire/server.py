@@ -22,7 +22,7 @@ state:
 Who moves them: the client's bytes (``buffer_updated``), the app's answer (``complete``, ``cut``), and the clock (``tick``,
 once a second for all connections, so that no request pays for a timer).
 
-What bounds time: a connection whose reads are full gives way to the others once the loop's turn has lasted (``intake``).
+What bounds time: a connection whose reads are full gives way to the others once the loop's turn has lasted (``rota``).
 
 What bounds memory: one read is at most the intake's slice; at most one and a little is unread; held bytes are at most one
 read; what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
@@ -143,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         is_full = nbytes == self._intake.slice_bytes
         self._take(self._intake.buffer, 0, nbytes)
-        if is_full and self._state is State.BODY and self._intake.is_turn_over(self._loop):
+        if is_full and self._state is State.BODY and self._shared.rota.is_turn_over(self._loop):
             self._give_way()
 
     def eof_received(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from relay.errors import RelayError
 from relay.wire.intake import Intake
 from relay.wire.pipe import Pipe
+from relay.wire.rota import Rota
 
 TICK_SECONDS: Final = 1.0
 
@@ -49,3 +50,4 @@ class Surroundings:
     head_timeout: timedelta
     clock: Clock = field(default_factory=Clock)
     pipe: Pipe = field(default_factory=Pipe)
+    rota: Rota = field(default_factory=Rota)

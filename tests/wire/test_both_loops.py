@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.wire import intake
+from relay.wire import intake, rota
 from relay.wire.exchange import EXTENSION, Exchange
 from relay.wire.intake import LARGEST, TINY
 from relay.wire.pieces import Piece
@@ -113,7 +113,7 @@ def test_an_upload_whose_bytes_are_all_at_hand_gives_way_to_the_others(loop: str
     """One read in a turn of the loop, where a loop left to itself takes as many as it finds full."""
     for name in ("TURN_BYTES", "TURN_SMALLEST", "SMALLEST"):
         monkeypatch.setattr(intake, name, TINY)
-    monkeypatch.setattr(intake, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(rota, "TURN_SECONDS", 0.0)
     size, reads, turn, tempted, sent = 1_000_000, Counter[tuple[int, int]](), 0, 0, 0
     take_read = Counting.buffer_updated
 

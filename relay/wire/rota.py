@@ -1,0 +1,65 @@
+"""Who reads when: how long one turn of the loop reads, and who is next.
+
+Everything else of the process waits while the loop reads: other connections, timers, whoever was woken. So whoever reads when
+the turn has lasted for ``TURN_SECONDS`` gives way. Long bodies that are looked at where they lie (``peeking``) are read one after
+the other, each until nothing is left of what has come; who was not reached is first in the next turn.
+"""
+
+import asyncio
+from collections import OrderedDict
+from time import perf_counter
+from typing import Protocol
+
+TURN_SECONDS = 0.003
+
+
+class Looker(Protocol):
+    """Who reads a long body."""
+
+    def look(self) -> bool:
+        """Read once; false when it is not to be asked again before something comes."""
+        ...
+
+
+class Rota:
+    """The turns of one process."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._waiting: OrderedDict[Looker, None] = OrderedDict()
+        self._is_due = False
+
+    def is_turn_over(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """True when this turn of the loop has lasted for long enough since this was first asked in it."""
+        now = perf_counter()
+        if self._began is None:
+            self._began = now
+            loop.call_soon(self._end_turn)
+        return now - self._began >= TURN_SECONDS
+
+    def _end_turn(self) -> None:
+        self._began = None
+
+    def queue(self, looker: Looker, loop: asyncio.AbstractEventLoop) -> None:
+        """Have somebody look soon, once or more often. Who waits already keeps its place."""
+        self._waiting[looker] = None
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._run, loop)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_due = False
+        is_over = False
+        self.is_turn_over(loop)  # it begins now at the latest, and lasts for one look at least
+        try:
+            while self._waiting and not is_over:
+                looker, _ = self._waiting.popitem(last=False)
+                has_more = True
+                while has_more and not is_over:
+                    has_more = looker.look()
+                    is_over = self.is_turn_over(loop)
+                if has_more:
+                    self._waiting[looker] = None
+        finally:
+            if self._waiting:
+                self.queue(next(iter(self._waiting)), loop)
