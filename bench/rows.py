@@ -200,7 +200,8 @@ def _connections(counts: Sequence[int]) -> Row:
         if more > fewer
     ]
     control = entrants(replace(load, connections=16), CONTROL)
-    return Row(name="connections", title="more connections, 64 KiB", entrants=[*runs, *control], bounds=bounds)
+    theirs = [replace(control[0], name=f"{NGINX}, {count:,} connections", load=replace(load, connections=count)) for count in counts[2:]]
+    return Row(name="connections", title="more connections, 64 KiB", entrants=[*runs, *control, *theirs], bounds=bounds)
 
 
 def _tenants(counts: Sequence[int]) -> Row:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 BATCH_ENTRIES: Final = 500
 LINGER_SECONDS: Final = 0.05
-SPACING_SECONDS: Final = 0.25
+SPACING_SECONDS: Final = 0.5
 """How far apart batches that are not full begin at least: one costs as much as dozens of its rows."""
 PROBE_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 2.0
