@@ -147,7 +147,7 @@ async def _services(settings: Settings) -> AsyncIterator[Services]:
         transport = Transport(names, egress.permit)
         client = await stack.enter_async_context(make_client(transport))
         sealer = Sealer(settings.secret.keys())
-        destinations = OpenDestinations(sealer, means := Means.of(client, settings))
+        destinations = OpenDestinations(sealer, means := Means.of(client, settings), kept=settings.directory.entries)
         stack.push_async_callback(destinations.close)
         await asyncio.to_thread(_prepare_disk, settings.disk)
         worker = str(uuid7())

@@ -247,7 +247,7 @@ class DirectorySettings(Group):
     stale_seconds: Seconds = Field(
         timedelta(seconds=3600), description="How long known keys are honoured while Postgres is away (seconds)."
     )
-    entries: int = Field(100_000, ge=1, description="Keys held in memory by each worker.")
+    entries: int = Field(100_000, ge=1, description="Keys, and destinations, held in memory by each worker: 3 to 7 KiB each.")
     unknown_seconds: Seconds = Field(timedelta(seconds=5), description="How long an unknown key id is remembered (seconds).")
 
 

@@ -182,7 +182,7 @@ async def _check(desk: Desk, spec: DestinationSpec) -> Finding:
         names = Names(settings.dns)
         stack.callback(names.close)
         client = await stack.enter_async_context(make_client(Transport(names, Egress(settings.egress).permit)))
-        destinations = OpenDestinations(Sealer(settings.secret.keys()), Means.of(client, settings))
+        destinations = OpenDestinations(Sealer(settings.secret.keys()), Means.of(client, settings), kept=1)
         stack.push_async_callback(destinations.close)
         try:
             return await destinations.open(spec).check()

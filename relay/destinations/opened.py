@@ -12,16 +12,17 @@ from relay.destinations.means import Means
 from relay.destinations.sealing import Sealer
 from relay.errors import DestinationMisconfigured, RequestInvalid
 
-KEPT = 10_000
 CLOSE_SECONDS = 5.0
 
 
 class OpenDestinations:
     """Opens destinations; one whose configuration changed is opened anew, the old one serves what it began."""
 
-    def __init__(self, sealer: Sealer, means: Means) -> None:
+    def __init__(self, sealer: Sealer, means: Means, *, kept: int) -> None:
+        """``kept`` is how many stay open, those used last: to open one again costs an upload a tenth."""
         self._sealer = sealer
         self._means = means
+        self._kept = kept
         self._open: OrderedDict[UUID, tuple[DestinationSpec, Destination]] = OrderedDict()
 
     def open(self, spec: DestinationSpec) -> Destination:
@@ -36,7 +37,7 @@ class OpenDestinations:
             return kept[1]
         destination = self._make(spec)
         self._open[spec.id] = (spec, destination)
-        while len(self._open) > KEPT:
+        while len(self._open) > self._kept:
             self._open.popitem(last=False)
         return destination
 
