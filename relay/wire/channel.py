@@ -21,7 +21,6 @@ RECEIVE_BYTES: Final = 64 * 1024
 SEND_LIMIT: Final = 256 * 1024
 """So much may wait for a peer within TLS. Without TLS nothing may: what waits there was copied, what waits in the kernel was not."""
 
-ROOM_LEAST: Final = 64 * 1024
 MOVED_BYTES: Final = 64 * 1024
 """Less than this is copied: a client chooses how few bytes it sends in a packet, and whoever moves them holds the packet's whole page."""
 
@@ -292,7 +291,7 @@ class Channel(asyncio.BufferedProtocol):
             return PLENTY
         if self._room < ROOM_ASKED:
             self._room = room_of(self._plain)
-        return max(ROOM_LEAST, self._room)
+        return max(1, self._room)
 
     async def drained(self) -> None:
         """Wait until the peer has taken enough, or the connection is lost."""

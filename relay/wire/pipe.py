@@ -28,8 +28,8 @@ class Pipe:
         Returns how many bytes are gone from the source, and how many of these the target took. An error of either is left
         to be met by whoever reads or writes there next.
         """
-        if self._close is None:
-            self._make()
+        if self._close is None and not self._make():
+            return 0, 0
         gone = moved = 0
         wanted = len(view)
         is_empty = False
@@ -52,21 +52,20 @@ class Pipe:
         while view:
             view = view[os.readv(self._out, [view]) :]
 
-    def _make(self) -> None:
-        self._close = _nothing
-        with contextlib.suppress(OSError):
+    def _make(self) -> bool:
+        try:
             self._out, self._into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self._close = weakref.finalize(self, _close, self._out, self._into)
+        except OSError:
+            return False
+        self._close = weakref.finalize(self, _close, self._out, self._into)
+        with contextlib.suppress(OSError):  # a user with many pipes gets small ones
             fcntl.fcntl(self._into, fcntl.F_SETPIPE_SZ, CAPACITY)
+        return True
 
     def _throw_away(self) -> None:
         if self._close is not None:
             self._close()
         self._out, self._into, self._close = -1, -1, None
-
-
-def _nothing() -> None:
-    """Close no pipe."""
 
 
 def _close(*files: int) -> None:

@@ -10,8 +10,9 @@ from typing import Final
 import pytest
 
 from relay.cli.heap import LOOK_SECONDS
-from relay.wire.channel import RECEIVE_BYTES, ROOM_LEAST
+from relay.wire.channel import RECEIVE_BYTES
 from relay.wire.client import IDLE_MOST
+from relay.wire.intake import SMALLEST
 from relay.wire.server import WRITE_LIMIT
 from relay.wire.turn import RECEIVE_LIMIT
 from tests.support.raw_client import RawClient
@@ -26,7 +27,7 @@ BUFFERS: Final = 64 * MIB
 REQUEST: Final = 128 * 1024
 """What a request takes beside its body: two sockets, tasks, heads (bytes)."""
 
-UPLOADS: Final = BUFFERS + COUNT * (ROOM_LEAST + REQUEST)
+UPLOADS: Final = BUFFERS + COUNT * (SMALLEST + REQUEST)
 """Pieces of all uploads together; what waits to be sent (bytes)."""
 
 ANSWERS: Final = COUNT * (3 * (RECEIVE_LIMIT + RECEIVE_BYTES) + WRITE_LIMIT + REQUEST)

@@ -118,17 +118,18 @@ def test_a_pipe_in_which_something_may_be_left_is_thrown_away(pairs: tuple[Pair,
     assert receiver.recv(SIZE) == b"next"
 
 
-def test_without_a_pipe_nothing_is_moved(pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_pipe_nothing_is_moved_until_one_can_be_had(pairs: tuple[Pair, Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(24, "no descriptor is left")
 
-    (sender, source), (target, _) = pairs
+    (sender, source), (target, receiver) = pairs
     view = send(sender, source, b"body")
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe2", fail)
         pipe = Pipe()
         assert pipe.move(source.fileno(), target.fileno(), view) == (0, 0)
-    assert source.recv(4) == b"body"
+    assert pipe.move(source.fileno(), target.fileno(), view) == (4, 4)
+    assert receiver.recv(SIZE) == b"body"
 
 
 def test_a_pipe_that_is_let_go_is_closed() -> None:
