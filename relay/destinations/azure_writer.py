@@ -21,13 +21,14 @@ from relay.destinations.azure_answers import WRITE, Refused
 from relay.destinations.azure_config import LARGEST_BLOCK, MIB
 from relay.destinations.azure_container import MOST_BLOCKS, BlockNames, Content, Standing, kept_fields
 from relay.destinations.azure_place import ASK_PATIENCE, AzurePlace
-from relay.destinations.object_store import NewObject, Pieces, Published
+from relay.destinations.filling import Filling, Part
+from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import PartDigests
-from relay.destinations.parts import Loan, OwnedPiece, Part
+from relay.destinations.parts import OwnedPiece
 from relay.destinations.publication import Publication
-from relay.destinations.sending import Sending
 from relay.destinations.store_requests import Reply
 from relay.errors import DependencyFault, DestinationBroke, ObjectExists, RelayError, UploadTooLarge
+from relay.wire.pieces import Piece, Room
 
 CLEAN_UP_SECONDS: Final = 2.0
 SAME_BLOCKS: Final = 10_000
@@ -70,6 +71,7 @@ class BlockDigests(PartDigests):
         """Take the next bytes. Blocks are digested in their order, so the one before is complete."""
         if self._before is not None:
             self._whole, self._before = self._before.copy_whole(), None
+        super().update(piece)
         self._block.update(piece)
         if self._whole is not self._block:
             self._whole.update(piece)
@@ -84,27 +86,25 @@ class BlobWriter:
         self._new = new
         self._key = place.whole_key(new.key)
         self._kept: Mapping[str, str] = {}
-        self._account = place.tools.memory.open(place.owner)
-        self._digests = place.tools.digests.open()
-        self._sending = Sending(place.tools.parallel)
+        self._filling = Filling(place.tools, place.owner, new.declared_bytes, self)
         self._names = BlockNames()
-        self._sent = 0
-        self._part: Part | None = None
-        self._block_digests: BlockDigests | None = None
-        self._block_bytes = 0
-        self._loan: Loan | None = None
+        self._last: BlockDigests | None = None
         self._publication = Publication()
-        self.size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._filling.size
 
     @property
     def sha256(self) -> str:
         """SHA-256 of what was written, in hex."""
-        return self._digests.sha256
+        return self._filling.sha256
 
     @property
     def crc32c(self) -> str:
         """CRC-32C of what was written, in hex."""
-        return self._digests.crc32c
+        return self._filling.crc32c
 
     # ── the bytes ────────────────────────────────────────────────────────────────────────────────
 
@@ -123,87 +123,45 @@ class BlobWriter:
         if await self._place.find_standing(self._key, ASK_PATIENCE) is not None and self._place.is_refusing:
             raise ObjectExists
 
-    async def write(self, pieces: Pieces) -> None:
-        """Take the next bytes; returns when there is room for more.
+    def take(self, piece: Piece) -> Room:
+        """Take the next bytes."""
+        return self._filling.take(piece)
+
+    async def ready(self) -> None:
+        """Wait until there is room for more.
 
         Raises:
             DependencyFault: the store cannot be reached, refuses, or is too slow.
             UploadTooLarge: it would have more blocks than a blob may have.
         """
-        for piece in pieces:
-            offset = 0
-            while offset < len(piece):
-                self._sending.raise_failure()
-                part = self._part or self._begin_block()
-                if part.size == self._block_bytes:
-                    await self._send(part)
-                    continue
-                end = min(len(piece), offset + self._block_bytes - part.size)
-                await self._add(part, piece if end - offset == len(piece) else memoryview(piece)[offset:end])
-                offset = end
-        self._sending.raise_failure()
+        await self._filling.ready()
 
-    async def _add(self, part: Part, piece: OwnedPiece) -> None:
-        assert self._block_digests is not None  # noqa: S101 - it began with the part
-        await self._account.take(len(piece))
-        self._digests.feed(self._block_digests, part.add(piece))
-        self.size += len(piece)
-        may_be_whole = part.number == 1 and self._new.declared_bytes in {None, self.size}
-        if part.size == self._block_bytes and not may_be_whole:
-            await self._send(part)
+    def plan(self, number: int) -> tuple[int, PartDigests]:
+        """The size of a block, and its digests.
 
-    def _begin_block(self) -> Part:
-        number = self._sent + 1
+        Raises:
+            UploadTooLarge: there would be too many.
+        """
         if number > MOST_BLOCKS:
             raise UploadTooLarge(f"The blob would have more than {MOST_BLOCKS} blocks. Set a larger config.block_bytes.")
-        declared = self._new.declared_bytes
-        self._block_bytes = size_block(number, min(self._place.config.block_bytes, self._place.tools.memory.share_bytes), declared)
-        rest = None if declared is None else declared - self.size
-        self._account.begin(self._block_bytes if rest is None or rest <= 0 else min(self._block_bytes, rest))
-        self._block_digests = BlockDigests(self._block_digests)
-        self._part = Part(number)
-        return self._part
+        block_bytes = min(self._place.config.block_bytes, self._place.tools.memory.share_bytes)
+        self._last = BlockDigests(self._last)
+        return size_block(number, block_bytes, self._new.declared_bytes), self._last
 
-    async def _send(self, part: Part) -> None:
-        """Begin to send a block, as soon as fewer than a few are on their way."""
-        assert self._block_digests is not None  # noqa: S101 - it began with the part
-        self._digests.feed(self._block_digests, part.end())
-        await self._sending.turn()
-        loan, self._part = self._account.hand_over(), None
-        self._start(part, loan)
-        self._sending.raise_failure()
+    async def prepare(self) -> None:
+        """Nothing is to be done before the first block."""
 
-    def _start(self, part: Part, loan: Loan) -> None:
-        digests = self._block_digests
-        assert digests is not None  # noqa: S101 - it began with the part
-        self._sent = part.number
-        self._sending.start(part, loan, lambda: self._send_block(part, digests))
-
-    async def _send_block(self, part: Part, digests: BlockDigests) -> None:
-        await self._digests.reach()
-        content = Content(part.pieces, part.size, digests.md5)
+    async def send(self, part: Part) -> None:
+        """Send a block."""
+        assert isinstance(part.digests, BlockDigests)  # noqa: S101 - as it was planned
+        content = Content(part.pieces, part.size, part.digests.md5)
         await self._place.ask(lambda: self._container.put_block(self._key, self._names.name(part.number), content), WRITE)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
     async def seal(self) -> None:
         """All bytes are written: wait until the store has them, or a small blob waits to be published."""
-        self._sending.raise_failure()
-        part = self._part or (self._begin_block() if not self._sent else None)
-        if part is not None and not self._sent:
-            assert self._block_digests is not None  # noqa: S101 - it began with the part
-            self._digests.feed(self._block_digests, part.end())
-            await self._digests.reach()
-            self._loan = self._account.hand_over()
-            if self._loan.park():
-                return
-            await self._sending.turn()
-            self._part = None
-            self._start(part, self._loan)
-        elif part is not None:
-            await self._send(part)
-        await self._sending.finish()
-        await self._digests.reach()
+        await self._filling.seal()
 
     async def publish(self) -> Published:
         """Make the blob visible, at once or not at all.
@@ -215,20 +173,20 @@ class BlobWriter:
         return await self._publication.run(self._publish())
 
     async def _publish(self) -> Published:
-        assert self._block_digests is not None  # noqa: S101 - seal has begun one at least
-        md5 = self._block_digests.whole_md5
-        content = Content(self._part.pieces, self._part.size, md5) if self._part is not None else Content((), self.size, md5)
+        assert self._last is not None  # noqa: S101 - seal has begun one at least
+        whole, md5 = self._filling.whole, self._last.whole_md5
+        content = Content(whole.pieces, whole.size, md5) if whole is not None else Content((), self.size, md5)
         kept = {**self._kept, "x-ms-blob-content-md5": content.encoded_md5}
         is_new_only = self._place.is_refusing
 
         async def once() -> Reply:
-            if self._part is not None:
+            if whole is not None:
                 return await self._container.put_blob(self._key, kept, content, is_new_only=is_new_only)
-            names = [self._names.name(number) for number in range(1, self._sent + 1)]
+            names = [self._names.name(number) for number in range(1, self._filling.sent + 1)]
             return await self._container.put_block_list(self._key, kept, names, is_new_only=is_new_only)
 
         published = await self._insist(once, kept)
-        self._release()
+        self._filling.release()
         return published
 
     async def _insist(self, once: Callable[[], Awaitable[Reply]], kept: Mapping[str, str]) -> Published:
@@ -267,23 +225,15 @@ class BlobWriter:
         except RelayError:  # what is told is what led here
             return None
 
-    def _release(self) -> None:
-        self._digests.drop()
-        if self._part is not None:
-            self._part.pieces.clear()
-        self._account.close()
-        if self._loan is not None:
-            self._loan.release()
-
     async def discard(self) -> Published | None:
         """Send nothing more, and hold nothing. Blocks that the store has it keeps unseen for a week: see the module."""
-        ending = self._sending.cut()
+        ending = self._filling.cut()
         try:
             if ending:
                 await asyncio.wait(ending, timeout=CLEAN_UP_SECONDS)
             return await self._publication.end(CLEAN_UP_SECONDS)
         finally:
-            self._release()
+            self._filling.release()
 
 
 def _published(fields: Mapping[str, str]) -> Published:

@@ -87,6 +87,10 @@ class Body(Protocol):
         """True when its digest was claimed: it may turn out to be wrong with its last byte."""
         ...
 
+    def spare_crc(self) -> None:
+        """Say, before any of it is taken, that whoever takes it takes its CRC-32C for the receipt: once is enough."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body's chunks once. Raises, and never ends, when the body breaks."""
         ...

@@ -19,12 +19,15 @@ from relay.destinations.destination import Finding
 from relay.destinations.disk_config import DiskConfig
 from relay.destinations.disk_file import PartialFile, Place, sweep, write_probe
 from relay.destinations.disk_names import check_file_names, folder_segments
-from relay.destinations.object_store import NewObject, Pieces, Published
+from relay.destinations.object_store import NewObject, Published
 from relay.errors import DestinationMisconfigured, DestinationTimeout, DiskBroke, DiskFull, PathInvalid, RelayError
+from relay.wire.pieces import Piece, Room, views_of
 
 __all__ = ["DiskStore", "DiskWriter", "sweep"]
 
 CLEAN_UP_SECONDS = 2.0
+BATCH_BYTES = 512 << 10
+SMALL_PIECE_BYTES = 4 << 10
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ class DiskWriter:
         self._turns = turns
         self._declared_bytes = declared_bytes
         self._is_published = False
+        self._batch = Batch()
         self.size = 0
 
     @property
@@ -108,14 +112,25 @@ class DiskWriter:
         """
         await self._turns.run(partial(self._file.open, self._declared_bytes))
 
-    async def write(self, pieces: Pieces) -> None:
-        """Hand the bytes to the disk, once it has the ones before. Raises as ``open``."""
+    def take(self, piece: Piece) -> Room:
+        """Gather the next bytes."""
+        self.size += len(piece)
+        return self._batch.take(piece)
+
+    async def ready(self) -> None:
+        """Hand what was gathered to the disk, if it is enough, once it has what was gathered before. Raises as ``open``."""
+        if self._batch.size >= BATCH_BYTES:
+            await self._write()
+
+    async def _write(self) -> None:
         await self._turns.wait()
-        self.size += sum(map(len, pieces))
-        self._turns.start(partial(self._file.append, pieces))
+        batch, self._batch = self._batch, Batch()
+        self._turns.start(partial(self._file.append, batch.pieces))
 
     async def seal(self) -> None:
         """Wait until the disk has all bytes. Raises as ``open``."""
+        if self._batch.size:
+            await self._write()
         await self._turns.wait()
 
     async def publish(self) -> Published:
@@ -131,6 +146,26 @@ class DiskWriter:
         self._file.abandon()
         await self._turns.end_with(self._file.discard)
         return Published() if self._file.stands else None
+
+
+class Batch:
+    """Bytes gathered for one write, as copies. Small pieces are joined, so that their number stays bounded too."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes | bytearray] = []
+        self.size = 0
+
+    def take(self, piece: Piece) -> int:
+        """Take one more piece; returns how many bytes more there is room for."""
+        self.size += len(piece)
+        for view in views_of(piece):
+            if len(view) >= SMALL_PIECE_BYTES:
+                self.pieces.append(bytes(view))
+            elif self.pieces and isinstance(self.pieces[-1], bytearray):
+                self.pieces[-1] += view
+            else:
+                self.pieces.append(bytearray(view))
+        return max(0, BATCH_BYTES - self.size)
 
 
 class Turns:

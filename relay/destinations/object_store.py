@@ -4,17 +4,15 @@
 written there, and nothing of requests, forms or templates. Adding a kind is a class that keeps this promise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from relay.destinations.destination import Finding
+from relay.wire.pieces import Piece, Room
 
 WORD_LONGEST: Final = 1_024
 """The answer to a form holds the words of its store a thousand times."""
-
-Pieces = Sequence[bytes | bytearray]
-"""Bytes of an object in their order, owned by whoever is given them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Published:
 
 
 class ObjectWriter(Protocol):
-    """One object on its way. Calls come one at a time, in the order open, write…, seal, publish; discard may follow any of them."""
+    """One object on its way. Calls come one at a time: open, (ready, take…)…, seal, publish; discard may follow any of them."""
 
     @property
     def size(self) -> int:
@@ -74,8 +72,12 @@ class ObjectWriter(Protocol):
         """
         ...
 
-    async def write(self, pieces: Pieces) -> None:
-        """Take the next bytes; returns when there is room for more.
+    def take(self, piece: Piece) -> Room:
+        """Take the next bytes, all of them, or a copy; returns for how many more there is room: with 0, ``ready`` is to be asked first."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until there is room for more. To be asked before the first bytes, too.
 
         Raises:
             DependencyFault: the store cannot be reached, refuses, or is too slow.
@@ -86,7 +88,7 @@ class ObjectWriter(Protocol):
         """All bytes are written: wait until the store has them. The object is not visible yet, and holds no memory to speak of.
 
         Raises:
-            DependencyFault: as ``write``.
+            DependencyFault: as ``ready``.
         """
         ...
 
@@ -95,7 +97,7 @@ class ObjectWriter(Protocol):
 
         Raises:
             ObjectExists: the key is taken and the destination refuses to replace.
-            DependencyFault: as ``write``; or what the store says it has is not what was sent.
+            DependencyFault: as ``ready``; or what the store says it has is not what was sent.
         """
         ...
 

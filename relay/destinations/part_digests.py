@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from crc32c import crc32c
+from cryptography.hazmat.primitives.hashes import MD5, Hash
 
 from relay.destinations.parts import OwnedPiece
+from relay.protocols.crc import join_crc32c
 
 JOB_BYTES: Final = 4 << 20
+"""A job is begun once there are so many bytes, or no more to come: waking a thread is what a job costs."""
 INLINE_BYTES: Final = 64 << 10
 """Fewer bytes than this take less time than a thread would take to begin."""
 
@@ -30,6 +33,7 @@ class PartDigests:
         self._sha256 = hashlib.sha256() if is_signed else None
         self._is_first = False
         self.crc32c = 0
+        self.size = 0
 
     @property
     def sha256(self) -> str | None:
@@ -45,6 +49,7 @@ class PartDigests:
     def update(self, piece: OwnedPiece) -> None:
         """Take the next bytes."""
         self.crc32c = crc32c(piece, self.crc32c)
+        self.size += len(piece)
         if self._sha256 is not None and not self._is_first:
             self._sha256.update(piece)
 
@@ -76,6 +81,7 @@ class ObjectDigests:
         self._sha256 = hashlib.sha256()
         self._crc32c = 0
         self._first: PartDigests | None = None
+        self._last: PartDigests | None = None
         self._is_past_first = False
         self._fed: deque[tuple[PartDigests, OwnedPiece]] = deque()
         self._fed_bytes = 0
@@ -92,14 +98,15 @@ class ObjectDigests:
     @property
     def crc32c(self) -> str:
         """CRC-32C of the object, in hex."""
-        return f"{self._crc32c:08x}"
+        last = self._last
+        return f"{self._crc32c if last is None else join_crc32c(self._crc32c, last.crc32c, last.size):08x}"
 
     def feed(self, part: PartDigests, pieces: Sequence[OwnedPiece]) -> None:
         """These bytes come next; they belong to this part. They do not change until they are digested."""
         for piece in pieces:
             self._fed.append((part, piece))
             self._fed_bytes += len(piece)
-        if self._job is None and self._fed_bytes - self._done_bytes >= INLINE_BYTES:
+        if self._job is None and self._fed_bytes - self._done_bytes >= JOB_BYTES:
             self._start()
 
     async def reach(self) -> None:
@@ -150,15 +157,18 @@ class ObjectDigests:
             elif part is not self._first and not self._is_past_first:
                 self._is_past_first = True
                 self._sha256 = self._sha256.copy()  # the first part keeps what it has
+            if part is not self._last:
+                if self._last is not None:
+                    self._crc32c = join_crc32c(self._crc32c, self._last.crc32c, self._last.size)
+                self._last = part
             part.update(piece)
             self._sha256.update(piece)
-            self._crc32c = crc32c(piece, self._crc32c)
             size += len(piece)
         return size
 
 
 def _md5(pieces: Sequence[OwnedPiece]) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = Hash(MD5())  # noqa: S303 - what ETags are made of
     for piece in pieces:
         digest.update(piece)
-    return digest.hexdigest()
+    return digest.finalize().hex()

@@ -1,8 +1,8 @@
-"""Parts of objects on their way to a store: what they may hold in memory, how large they are, and their digests.
+"""Parts of objects on their way to a store: how large they are, and what they may hold in memory.
 
 Theory of operation. A store wants an object in parts of megabytes, and a part is held until the store has it, so that it
 can be sent again. ``PartMemory`` bounds what all parts of a process hold together: who wants to add to a part takes room
-for bytes that it has received, never for bytes that may come, and waits where there is none.
+for bytes that it has received, and for not many more that may come, and waits where there is none.
 
 Half-filled parts could then wait for one another for ever, each holding what another one needs. So nobody gets room unless
 the whole rest of its part fits into what is free: whoever was given room last can fill its part, and what a filled part
@@ -13,6 +13,10 @@ A tenant holds at most half, so that one whose clients stall, or whose store doe
 that is larger than that half gets more than it when nothing else of its tenant is held: by this alone the bound may be passed.
 
 Objects that are whole and wait to be published are *parked*, in room of their own.
+
+The memory itself comes in chunks. Those of ``SLAB_BYTES`` are used again, by whoever comes next: what lay in them is still
+there, so nobody is shown more of a chunk than was written to it, and one that somebody still looks at is not used again: a
+connection that is being given up may still have bytes of it to send. What is kept for the next is counted within the bound.
 """
 
 import asyncio
@@ -25,8 +29,10 @@ MOST_PARTS: Final = 10_000
 LARGEST_PART: Final = 5 << 30
 SAME_PARTS: Final = 1_000
 GROWTH_BYTES: Final = 144 << 10
-TINY_BYTES: Final = 4 << 10
-JOINED_BYTES: Final = 64 << 10
+SLAB_BYTES: Final = 4 * MIB
+"""Memory of this size is used again: what comes new from the system costs as much as the copy of bytes into it."""
+IDLE_SLABS: Final = 4
+"""So many are kept while no part is held."""
 
 _PARKED_SHARE: Final = 8
 _OWNER_SHARE: Final = 2
@@ -59,11 +65,17 @@ class PartMemory:
         self._held_by: Counter[str] = Counter()
         self._parked_by: Counter[str] = Counter()
         self._waiters: deque[_Waiter] = deque()
+        self._spare: list[bytearray] = []
 
     @property
     def held_bytes(self) -> int:
         """What is held now, parked objects included."""
         return self._held_bytes + self._parked_by.total()
+
+    @property
+    def spare_bytes(self) -> int:
+        """Memory that is kept for the next."""
+        return len(self._spare) * SLAB_BYTES
 
     @property
     def waiting(self) -> int:
@@ -74,10 +86,16 @@ class PartMemory:
         """An account for the parts of one object, which belongs to this tenant."""
         return PartAccount(self, owner)
 
-    async def take(self, account: "PartAccount", count: int) -> None:
-        """Wait until the account may hold so many bytes more, and count them as held."""
+    def take_now(self, account: "PartAccount", count: int) -> bool:
+        """Count so many bytes more as held by the account, if it may hold them without waiting."""
         if self._may_go_on(account, count) and (account.is_begun or not self._has_line()):
             self._give(account, count)
+            return True
+        return False
+
+    async def take(self, account: "PartAccount", count: int) -> None:
+        """Wait until the account may hold so many bytes more, and count them as held."""
+        if self.take_now(account, count):
             return
         waiter = _Waiter(account, count, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
@@ -98,7 +116,19 @@ class PartMemory:
         self._held_by[owner] -= count
         if not self._held_by[owner]:
             del self._held_by[owner]
+        if not self._held_bytes:
+            del self._spare[IDLE_SLABS:]
         self._serve()
+
+    def take_chunk(self, count: int) -> bytearray:
+        """Memory for bytes that are counted as held. What is in it is nobody's business."""
+        return self._spare.pop() if count == SLAB_BYTES and self._spare else bytearray(count)
+
+    def leave_chunk(self, chunk: bytearray) -> None:
+        """Memory whose bytes are counted as held no more: it is used again, unless somebody still looks at it."""
+        most = self._room_bytes - self._held_bytes if self._held_bytes else IDLE_SLABS * SLAB_BYTES
+        if len(chunk) == SLAB_BYTES and self.spare_bytes + SLAB_BYTES <= most and not _is_seen(chunk):
+            self._spare.append(chunk)
 
     def park(self, owner: str, count: int) -> bool:
         """Count bytes that are held as parked, if there is room for them."""
@@ -133,6 +163,8 @@ class PartMemory:
         self._held_bytes += count
         self._held_by[account.owner] += count
         account.held_bytes += count
+        while self._spare and self._held_bytes + self.spare_bytes > self._room_bytes:
+            self._spare.pop()
 
     def _serve(self) -> None:
         """Give room to those who wait, in their order."""
@@ -184,6 +216,10 @@ class PartAccount:
         """Wait for room for bytes of the part that have come."""
         await self._memory.take(self, count)
 
+    def take_now(self, count: int) -> bool:
+        """The same without waiting; false where that would have to be waited for."""
+        return self._memory.take_now(self, count)
+
     def hand_over(self) -> "Loan":
         """The part is full: what it holds is given back by the loan, whenever a store has it."""
         loan = Loan(self._memory, self.owner, self.held_bytes)
@@ -218,29 +254,10 @@ class Loan:
             self._memory.give_back(self._owner, count)
 
 
-class Part:
-    """Bytes of an object in their order. Pieces are kept as they came; tiny ones are joined."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.size = 0
-        self.pieces: list[OwnedPiece] = []
-        self._tail: bytearray | None = None
-
-    def add(self, piece: OwnedPiece) -> list[OwnedPiece]:
-        """Take a piece; returns what will not change any more since the last call, in its order."""
-        self.size += len(piece)
-        if len(piece) >= TINY_BYTES:
-            ended = self.end()
-            self.pieces.append(piece)
-            return [*ended, piece]
-        if self._tail is None:
-            self._tail = bytearray()
-            self.pieces.append(self._tail)
-        self._tail += piece
-        return self.end() if len(self._tail) >= JOINED_BYTES else []
-
-    def end(self) -> list[OwnedPiece]:
-        """What was joined last: it does not change any more."""
-        ended, self._tail = self._tail, None
-        return [] if ended is None else [ended]
+def _is_seen(chunk: bytearray) -> bool:
+    """True while somebody has a view of it: then its length cannot change."""
+    try:
+        chunk.append(chunk.pop())
+    except BufferError:
+        return True
+    return False

@@ -20,14 +20,14 @@ import contextlib
 import logging
 from typing import Final
 
-from relay.destinations.object_store import NewObject, Pieces, Published
+from relay.destinations.filling import Filling, Part
+from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import PartDigests
-from relay.destinations.parts import MOST_PARTS, Loan, OwnedPiece, Part, size_part
+from relay.destinations.parts import MOST_PARTS, size_part
 from relay.destinations.publication import Publication
 from relay.destinations.s3_answers import Refused
 from relay.destinations.s3_bucket import Content, SentPart, Standing, checksums_of_parts, encode_crc, etag_of_parts, plain_md5
 from relay.destinations.s3_place import S3Place
-from relay.destinations.sending import Sending
 from relay.destinations.store_requests import Patience
 from relay.destinations.upload_notes import UploadNote
 from relay.errors import (
@@ -39,6 +39,7 @@ from relay.errors import (
     RelayError,
     UploadTooLarge,
 )
+from relay.wire.pieces import Piece, Room
 
 CLEAN_UP_SECONDS: Final = 5.0
 CLEAN_UP_PATIENCE: Final = Patience(tries=4, first_pause=0.1, longest_pause=1.0, total=CLEAN_UP_SECONDS)
@@ -59,31 +60,28 @@ class S3Writer:
         self._bucket = place.bucket
         self._new = new
         self._key = place.whole_key(new.key)
-        self._account = place.tools.memory.open(place.owner)
-        self._digests = place.tools.digests.open()
-        self._sending = Sending(place.tools.parallel)
+        self._filling = Filling(place.tools, place.owner, new.declared_bytes, self)
         self._sent: dict[int, SentPart] = {}
-        self._part: Part | None = None
-        self._part_digests = PartDigests(is_signed=False)
-        self._part_bytes = 0
-        self._next_number = 1
         self._upload_id: str | None = None
         self._creating: asyncio.Task[None] | None = None
         self._note: UploadNote | None = None
-        self._loan: Loan | None = None
         self._publication = Publication()
         self._is_over = False
-        self.size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._filling.size
 
     @property
     def sha256(self) -> str:
         """SHA-256 of what was written, in hex."""
-        return self._digests.sha256
+        return self._filling.sha256
 
     @property
     def crc32c(self) -> str:
         """CRC-32C of what was written, in hex."""
-        return self._digests.crc32c
+        return self._filling.crc32c
 
     async def open(self) -> None:
         """Where nothing may be replaced, ask whether the key is taken before the bytes come; few bytes are not worth the question.
@@ -104,70 +102,37 @@ class S3Writer:
 
     # ── the bytes ────────────────────────────────────────────────────────────────────────────────
 
-    async def write(self, pieces: Pieces) -> None:
-        """Take the next bytes; returns when there is room for more.
+    def take(self, piece: Piece) -> Room:
+        """Take the next bytes."""
+        return self._filling.take(piece)
+
+    async def ready(self) -> None:
+        """Wait until there is room for more.
 
         Raises:
             DependencyFault: the store cannot be reached, refuses, or is too slow.
             UploadTooLarge: it would have more parts than an object may have.
         """
-        for piece in pieces:
-            offset = 0
-            while offset < len(piece):
-                self._sending.raise_failure()
-                part = self._part or self._begin_part()
-                room = self._part_bytes - part.size
-                if not room:
-                    await self._send(part)
-                    continue
-                end = min(len(piece), offset + room)
-                taken: OwnedPiece = piece if end - offset == len(piece) else memoryview(piece)[offset:end]
-                await self._account.take(end - offset)
-                self._digests.feed(self._part_digests, part.add(taken))
-                self.size += end - offset
-                offset = end
-                if part.size == self._part_bytes and not self._may_be_whole():
-                    await self._send(part)
-        self._sending.raise_failure()
+        await self._filling.ready()
 
-    def _may_be_whole(self) -> bool:
-        """True while the object may still turn out to be no larger than its first part."""
-        declared = self._new.declared_bytes
-        return self._upload_id is None and (declared is None or declared <= self._part_bytes)
+    def plan(self, number: int) -> tuple[int, PartDigests]:
+        """The size of a part, and its digests.
 
-    def _begin_part(self) -> Part:
-        if self._next_number > MOST_PARTS:
+        Raises:
+            UploadTooLarge: there would be too many.
+        """
+        if number > MOST_PARTS:
             raise UploadTooLarge("The object would have more parts than a bucket takes. Set a larger config.part_bytes.")
-        declared = self._new.declared_bytes
-        self._part_bytes = size_part(self._next_number, min(self._place.config.part_bytes, self._place.tools.memory.share_bytes), declared)
-        rest = None if declared is None else declared - self.size
-        self._account.begin(self._part_bytes if rest is None or rest <= 0 else min(self._part_bytes, rest))
-        self._part_digests = PartDigests(is_signed=self._bucket.signs_bodies)
-        self._part = Part(self._next_number)
-        self._next_number += 1
-        return self._part
+        part_bytes = min(self._place.config.part_bytes, self._place.tools.memory.share_bytes)
+        return size_part(number, part_bytes, self._new.declared_bytes), PartDigests(is_signed=self._bucket.signs_bodies)
 
-    async def _send(self, part: Part) -> None:
-        """Begin to send a part, as soon as fewer than a few are on their way."""
-        self._digests.feed(self._part_digests, part.end())
-        if self._upload_id is None:
-            await self._create()
-        await self._sending.turn()
-        self._part = None
-        self._start(part, self._account.hand_over())
-        self._sending.raise_failure()
-
-    def _start(self, part: Part, loan: Loan) -> None:
-        digests = self._part_digests
-        self._sending.start(part, loan, lambda: self._send_part(part, digests))
-
-    async def _send_part(self, part: Part, digests: PartDigests) -> None:
-        assert self._upload_id is not None  # noqa: S101 - it was created before
-        await self._digests.reach()
-        content = Content(part.pieces, part.size, digests.crc32c, digests.sha256)
+    async def send(self, part: Part) -> None:
+        """Send a part of the multipart upload."""
+        assert self._upload_id is not None  # noqa: S101 - it was begun before
+        content = Content(part.pieces, part.size, part.digests.crc32c, part.digests.sha256)
         self._sent[part.number] = await self._bucket.put_part(self._key, self._upload_id, part.number, content)
 
-    async def _create(self) -> None:
+    async def prepare(self) -> None:
         """Begin the multipart upload."""
         # Whoever gives up meanwhile needs the upload's id to abort it.
         self._creating = asyncio.get_running_loop().create_task(self._begin_upload(), name="begin a multipart upload")
@@ -191,22 +156,7 @@ class S3Writer:
 
     async def seal(self) -> None:
         """All bytes are written: wait until the store has them, or a small object waits to be published."""
-        self._sending.raise_failure()
-        part = self._part or (self._begin_part() if self._upload_id is None else None)
-        if self._upload_id is None and part is not None:
-            self._digests.feed(self._part_digests, part.end())
-            await self._digests.reach()
-            self._loan = self._account.hand_over()
-            if self._loan.park():
-                return
-            await self._create()
-            await self._sending.turn()
-            self._part = None
-            self._start(part, self._loan)
-        elif part is not None and part.size:
-            await self._send(part)
-        await self._sending.finish()
-        await self._digests.reach()
+        await self._filling.seal()
 
     async def publish(self) -> Published:
         """Make the object visible, at once or not at all."""
@@ -224,9 +174,9 @@ class S3Writer:
         return await self._publish_parts(self._upload_id, is_conditional=is_conditional)
 
     async def _publish_whole(self, *, is_conditional: bool) -> Published:
-        part = self._part
-        assert part is not None  # noqa: S101 - seal has made one
-        content = Content(part.pieces, part.size, self._part_digests.crc32c, self._part_digests.sha256)
+        part = self._filling.whole
+        assert part is not None  # noqa: S101 - seal has left it
+        content = Content(part.pieces, part.size, part.digests.crc32c, part.digests.sha256)
         try:
             standing = await self._bucket.put(self._key, self._new, content, is_new_only=is_conditional)
         except Refused as refused:
@@ -292,17 +242,9 @@ class S3Writer:
     def _end(self) -> None:
         """The object stands: nothing is left to be discarded."""
         self._is_over = True
-        self._release()
+        self._filling.release()
         if self._note is not None:
             self._note.remove()
-
-    def _release(self) -> None:
-        self._digests.drop()
-        if self._part is not None:
-            self._part.pieces.clear()
-        self._account.close()
-        if self._loan is not None:
-            self._loan.release()
 
     async def discard(self) -> Published | None:
         """Leave nothing behind, within a bounded time; what could not be settled is left to the sweeper."""
@@ -314,7 +256,7 @@ class S3Writer:
                 await self._clean_up()
 
     async def _clean_up(self) -> None:
-        ending = self._sending.cut()
+        ending = self._filling.cut()
         try:
             async with asyncio.timeout(CLEAN_UP_SECONDS):
                 await asyncio.gather(*ending, *([self._creating] if self._creating is not None else ()), return_exceptions=True)
@@ -324,7 +266,7 @@ class S3Writer:
         finally:
             if self._creating is not None:
                 self._creating.cancel()
-            self._release()
+            self._filling.release()
             if self._note is not None:
                 self._note.abandon()
 
@@ -332,7 +274,7 @@ class S3Writer:
         """Abort the upload until the store has forgotten it: what was on its way may arrive after the first time."""
         if self._upload_id is not None:
             await self._bucket.abort(self._key, self._upload_id, CLEAN_UP_PATIENCE)
-            for pause in FORGET_PAUSES if self._sending.was_cut else ():
+            for pause in FORGET_PAUSES if self._filling.was_cut else ():
                 await asyncio.sleep(pause)
                 if not await self._bucket.has_upload(self._key, self._upload_id, CLEAN_UP_PATIENCE):
                     break

@@ -2,8 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from relay.destinations.parts import Loan, Part
+from relay.destinations.parts import Loan
+
+
+class Droppable(Protocol):
+    """What is sent."""
+
+    def drop(self) -> None:
+        """Hold nothing of it any more."""
+        ...
 
 
 class Sending:
@@ -20,7 +29,7 @@ class Sending:
         """Wait until one more may go."""
         await self._slots.acquire()
 
-    def start(self, part: Part, loan: Loan, send: Callable[[], Awaitable[None]]) -> None:
+    def start(self, part: Droppable, loan: Loan, send: Callable[[], Awaitable[None]]) -> None:
         """Send a part, whose turn has come, in a task of its own; what it holds is given back however that ends."""
         task = asyncio.get_running_loop().create_task(self._send(send), name="part")
         self._tasks.add(task)
@@ -28,8 +37,8 @@ class Sending:
         def end(task: asyncio.Task[None]) -> None:  # not in the task: one that is cancelled before it has begun does nothing at all
             self._tasks.discard(task)
             self.was_cut = self.was_cut or task.cancelled()
-            part.pieces.clear()
             loan.release()
+            part.drop()
             self._slots.release()
 
         task.add_done_callback(end)

@@ -24,10 +24,7 @@ from relay.errors import BodyIncomplete, DigestUnsupported, FormInvalid, Metadat
 from relay.protocols.form_heads import is_form, parse_boundary
 from relay.protocols.header_rules import as_read
 from relay.settings import FormSettings
-from relay.wire.pieces import Piece, views_of
 
-BATCH_BYTES = 512 << 10
-SMALL_PIECE_BYTES = 4 << 10
 METADATA_BYTES = 2_048
 """What all pairs of an object's metadata may take, names and values: S3's own limit."""
 
@@ -97,6 +94,7 @@ class StoreDestination:
 
     async def _take_file(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
         writer = await filing.begin(self._plan(item))
+        body.spare_crc()
         await _write_body(writer, body)
         await filing.seal()
         await filing.publish()
@@ -221,45 +219,19 @@ class StoreDelivery:
         return self._receipt
 
 
-class Batch:
-    """Bytes gathered for one write, as copies. Small pieces are joined, so that their number stays bounded too."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes | bytearray] = []
-        self.size = 0
-
-    def take(self, piece: Piece) -> int:
-        """Take one more piece; returns how many bytes more there is room for."""
-        self.size += len(piece)
-        for view in views_of(piece):
-            if len(view) >= SMALL_PIECE_BYTES:
-                self.pieces.append(bytes(view))
-            elif self.pieces and isinstance(self.pieces[-1], bytearray):
-                self.pieces[-1] += view
-            else:
-                self.pieces.append(bytearray(view))
-        return max(0, BATCH_BYTES - self.size)
-
-
 async def _write_body(writer: ObjectWriter, body: Body) -> None:
     has_ended = False
     while not has_ended:
-        batch = Batch()
-        has_ended = await body.pour(batch.take)
-        if batch.size:
-            await writer.write(batch.pieces)
+        await writer.ready()
+        has_ended = await body.pour(writer.take)
     if body.declared_bytes not in {None, writer.size}:
         raise BodyIncomplete
 
 
 async def _write_part(writer: ObjectWriter, part: FilePart) -> None:
-    batch = Batch()
     async for chunk in part:
-        if not batch.take(chunk):
-            await writer.write(batch.pieces)
-            batch = Batch()
-    if batch.size:
-        await writer.write(batch.pieces)
+        if not writer.take(chunk):
+            await writer.ready()
 
 
 def find_fields(item: Item) -> Mapping[str, str]:

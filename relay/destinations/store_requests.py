@@ -17,12 +17,14 @@ from relay.destinations.parts import OwnedPiece
 from relay.errors import DestinationBroke, DestinationTimeout, DestinationUnreachable
 from relay.wire import client as wire
 from relay.wire.client import Account, Client, Place
-from relay.wire.pieces import Take
+from relay.wire.pieces import Room, Take
 from relay.wire.tls import PUBLIC, TlsTerms
 from relay.wire.turn import Outgoing
 
 ANSWER_MOST: Final = 1 << 20
 """More than any answer to what is asked here should have (bytes)."""
+LEAST_BYTES: Final = 64 << 10
+"""So much is given where nobody knows of room for more."""
 
 Answer = TypeVar("Answer")
 
@@ -142,26 +144,30 @@ class StoreLine:
                 raise DestinationBroke
             return Reply(turn.status, _joined(turn.headers), body)
         finally:
-            await asyncio.shield(_close(answer))
+            await _close(answer)
 
 
 class _HeldBody:
-    """Pieces that are held. Each sending has a body of its own."""
+    """Pieces that are held. Each sending has a body of its own. It gives what there is room for: what is more would be copied."""
 
     def __init__(self, pieces: Sequence[OwnedPiece]) -> None:
         self._pieces = pieces
         self._next = 0
+        self._at = 0
 
     @property
     def is_at_hand(self) -> bool:
         return True
 
     async def pour(self, take: Take) -> bool:
-        while self._next < len(self._pieces):
-            piece = self._pieces[self._next]
-            self._next += 1
-            if not take(memoryview(piece).toreadonly() if isinstance(piece, bytearray) else piece):
-                break
+        room: Room = LEAST_BYTES
+        while room and self._next < len(self._pieces):
+            piece = memoryview(self._pieces[self._next]).toreadonly()
+            end = self._at + max(LEAST_BYTES, room if isinstance(room, int) else len(room))
+            view, self._at = piece[self._at : end], end
+            if end >= len(piece):
+                self._next, self._at = self._next + 1, 0
+            room = take(view)
         return self._next == len(self._pieces)
 
 

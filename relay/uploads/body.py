@@ -21,7 +21,7 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, RelayError, 
 from relay.ledger.entry import now_us
 from relay.protocols.digests import CRC32C, Claims, Digests
 from relay.settings import UploadSettings
-from relay.wire.pieces import Piece, Take, Unread, views_of
+from relay.wire.pieces import Piece, Room, Take, Unread, views_of
 
 
 class Source(Protocol):
@@ -54,6 +54,7 @@ class RequestBody:
         self._pace: Pace | None = None
         self._take: Take = _take_none
         self._crc = 0
+        self._takes_crc = True
         self._digests: Digests | None = None
         self.claims: Claims | None = None
         self.received_bytes = 0
@@ -83,8 +84,13 @@ class RequestBody:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digests of the bytes taken so far, in hex: CRC-32C of every body, others where they were claimed or asked for."""
-        return {CRC32C: f"{self._crc:08x}", **(self._digests.in_hex() if self._digests is not None else {})}
+        """Digests of the bytes taken so far, in hex: CRC-32C unless somebody else takes it, others where they were claimed or asked for."""
+        taken = {CRC32C: f"{self._crc:08x}"} if self._takes_crc else {}
+        return {**taken, **(self._digests.in_hex() if self._digests is not None else {})}
+
+    def spare_crc(self) -> None:
+        """Whoever takes the body takes its CRC-32C too: it is taken here only if something was claimed."""
+        self._takes_crc = self._digests is not None
 
     def expect(self, claims: Claims) -> None:
         """Hold the body to what was claimed of it, before any of it is taken.
@@ -155,8 +161,8 @@ class RequestBody:
         self._pace = self._pace or Pace(self._settings)
         return self._pace.watch(self._source, self._account)
 
-    def _account(self, piece: Piece) -> int:
-        """Account for a chunk and give it on; returns what is taken next, 0 if it is not to be given away."""
+    def _account(self, piece: Piece) -> Room:
+        """Account for a chunk and give it on; returns for what there is room next, 0 if it is not to be given away."""
         size = len(piece)
         if self._pace is not None:
             self._pace.note(size)
@@ -167,7 +173,8 @@ class RequestBody:
             self._breach = UploadTooLarge()
             return 0
         for view in views_of(piece):
-            self._crc = crc32c(view, self._crc)
+            if self._takes_crc:
+                self._crc = crc32c(view, self._crc)
             if self._digests is not None:
                 self._digests.update(view)
         if self.received_bytes == self.declared_bytes:

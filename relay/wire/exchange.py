@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from relay.errors import RelayError
 from relay.protocols.header_rules import Field, Framing, connection_tokens
 from relay.wire.news import News
-from relay.wire.pieces import PLENTY, Piece, Take
+from relay.wire.pieces import PLENTY, Piece, Room, Take
 
 EXTENSION: Final = "relay.exchange"
 INFORMATIONAL: Final = "http.response.informational"
@@ -76,8 +76,8 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._take: Take | None = None
         self._is_full = False
-        self.room = UNREAD_LIMIT
-        """How many bytes more would be taken at once, about."""
+        self.room: Room = UNREAD_LIMIT
+        """How many bytes more would be taken at once, about, or where they are wanted."""
         self.unread_bytes = 0
         self.received_bytes = 0
         self.is_whole = False

@@ -5,7 +5,8 @@ Theory of operation
 A byte that passes through a process is copied twice: out of the socket that it comes by, and into the one that it leaves by.
 Of a long body the second copy is spared. It is looked at (``MSG_PEEK``): that is a copy, of which digests are taken. Whoever
 takes the piece may have the kernel move it to another socket (``Unread.move_to``), which moves pages; or takes the copy.
-What was not moved is then discarded where it lies, which costs next to nothing.
+What was not moved is then discarded where it lies, which costs next to nothing. Whoever keeps what comes says where, and it
+is received there.
 
     watching    the loop tells when something lies in the socket; it is looked at when it is its turn (``rota``), until nothing is left
     paused      nobody takes anything; what comes stays in the socket, and the client is slowed down
@@ -101,13 +102,17 @@ class Peeking:
         Raises:
             OSError: there is nothing yet, or the connection is broken.
         """
-        view = self._intake.view_of(self._exchange.room)[: self._rest_bytes]
-        count = self._source.recv_into(view, 0, socket.MSG_PEEK)
+        room = self._exchange.room
+        view = (room if isinstance(room, memoryview) else self._intake.view_of(room))[: self._rest_bytes]
+        count = self._source.recv_into(view, 0, 0 if isinstance(room, memoryview) else socket.MSG_PEEK)
         if not count:
             self._owner.stop_peeking()
             return
-        piece = Unread(view[:count], self._source, self._pipe)
-        self._exchange.feed(piece)
-        piece.discard_rest()
+        if isinstance(room, memoryview):
+            self._exchange.feed(view[:count])
+        else:
+            piece = Unread(view[:count], self._source, self._pipe)
+            self._exchange.feed(piece)
+            piece.discard_rest()
         self._rest_bytes -= count
         self._owner.go_on(self._rest_bytes)

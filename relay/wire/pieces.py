@@ -62,8 +62,12 @@ class Unread:
 Piece = bytes | memoryview | Scattered | Unread
 """A piece of a body. A view is good only for the call that it is given to: what it views is received into again."""
 
-Take = Callable[[Piece], int]
-"""Takes a piece, and says how many bytes more it would take at once, about: 0 when no more should come for now."""
+Room = int | memoryview
+"""How many bytes more would be taken at once, about: 0 when no more should come for now. Or the place where they are wanted: who
+receives into it spares a copy, and gives what lies there as a piece like any other."""
+
+Take = Callable[[Piece], Room]
+"""Takes a piece, and says for how many more there is room."""
 
 PLENTY: Final = 1 << 30
 """As much as comes (bytes)."""

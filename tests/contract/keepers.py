@@ -20,14 +20,14 @@ import pytest
 from azure.storage.blob import ContainerClient
 
 from relay.destinations.destination import Destination
-from relay.destinations.disk import DiskStore
+from relay.destinations.disk import BATCH_BYTES, DiskStore
 from relay.destinations.disk_names import TEMP_FOLDER
 from relay.destinations.egress import Egress
 from relay.destinations.http_config import HttpConfig
 from relay.destinations.http_upstream import HttpUpstream
 from relay.destinations.keys import KeyTemplate
 from relay.destinations.object_store import ObjectStore
-from relay.destinations.store import BATCH_BYTES, StoreDestination
+from relay.destinations.store import StoreDestination
 from relay.settings import DnsSettings, EgressSettings, FormSettings
 from relay.wire.client import Account, Transport, make_client
 from relay.wire.names import Names

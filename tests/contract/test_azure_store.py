@@ -12,7 +12,7 @@ from relay.destinations.azure_signing import SasToken, SharedKey
 from relay.destinations.object_store import NewObject
 from relay.errors import DestinationBroke, DestinationMisconfigured, MetadataInvalid, ObjectExists, PathInvalid
 from tests.support.azurite import ACCOUNT, BLOCK, AzureStores, names_in, opened_azure, read_blob, sas
-from tests.support.objects import cut_up, store_object
+from tests.support.objects import cut_up, store_object, write
 
 DATA = os.urandom(3 * BLOCK + 1)
 
@@ -42,7 +42,7 @@ async def test_blocks_that_are_never_named_are_seen_by_nobody_and_end_with_the_n
     store = azures.open(container)
     writer = store.begin(NewObject("broken.bin"))
     await writer.open()
-    await writer.write([DATA])
+    await write(writer, DATA)
     await writer.seal()
     await writer.discard()
     blob = container.get_blob_client("broken.bin")
@@ -88,7 +88,7 @@ async def test_blocks_are_lost_when_another_upload_of_the_name_ends_first(
     store = azures.open(container, overwrite=overwrite)
     writer = store.begin(NewObject("same.bin"))
     await writer.open()
-    await writer.write([DATA])
+    await write(writer, DATA)
     await writer.seal()
     faster = os.urandom(BLOCK + 7)
     await store_object(azures.open(container, overwrite="replace"), NewObject("same.bin"), [faster])

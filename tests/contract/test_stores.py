@@ -14,7 +14,7 @@ from relay.destinations.object_store import NewObject, ObjectWriter, Published
 from relay.errors import BodyIncomplete, DestinationBroke, FormInvalid, ObjectExists, RelayError
 from tests.contract.keepers import KEEPING_METADATA, STORES, ServerKeeper, StoreKeeper, as_destination, of
 from tests.support.bodies import ScriptedBody, make_item
-from tests.support.objects import cut_up, store_object
+from tests.support.objects import cut_up, store_object, write
 from tests.support.waiting import until
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ async def begun(keeper: StoreKeeper, key: str, content: bytes, overwrite: str = 
     writer = keeper.open(overwrite).begin(NewObject(key))
     await writer.open()
     for piece in cut_up(content):
-        await writer.write([piece])
+        await write(writer, piece)
     await writer.seal()
     return writer
 
@@ -177,7 +177,7 @@ async def test_a_large_object_passes_in_little_memory(keeper: StoreKeeper) -> No
     while writer.size < size:
         piece = os.urandom(min(MIB, size - writer.size))
         digest.update(piece)
-        await writer.write([piece])
+        await write(writer, piece)
         most = max(most, keeper.held_bytes)
     await writer.seal()
     await writer.publish()

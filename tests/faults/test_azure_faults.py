@@ -12,7 +12,7 @@ from relay.destinations.object_store import NewObject
 from relay.errors import DestinationMisconfigured, ObjectExists, RelayError
 from tests.support.azurite import BLOCK, MIB, AzureStores, names_in, opened_azure, read_blob
 from tests.support.fault_proxy import FaultProxy
-from tests.support.objects import store_object
+from tests.support.objects import store_object, write
 from tests.support.store_proxy import Asked, Hold, Lose, Say, StoreProxy, Whim
 from tests.support.waiting import until
 
@@ -135,7 +135,7 @@ async def test_a_publication_that_nobody_waits_for_any_more_is_told(container: C
     held = asyncio.Event()
     async with proxy(container, lambda asked: Hold(held) if is_publication(asked) else None) as front:
         writer = azures.open(container, url=front.url).begin(NewObject("a", len(SMALL)))
-        await writer.write([SMALL])
+        await write(writer, SMALL)
         await writer.seal()
         publishing = asyncio.create_task(writer.publish())
         await until(lambda: front.count(is_publication) > 0)
@@ -153,7 +153,7 @@ async def test_giving_up_twice_holds_nothing(container: ContainerClient, azures:
         writer = azures.open(container, url=f"http://127.0.0.1:{front.port}").begin(NewObject("a"))
         await writer.open()
         front.freeze()
-        await writer.write([DATA])
+        await write(writer, DATA)
         discarding = asyncio.create_task(writer.discard())
         await asyncio.sleep(0)
         discarding.cancel()
@@ -174,7 +174,7 @@ async def test_many_uploads_share_little_memory(container: ContainerClient) -> N
             writer = store.begin(NewObject(name))
             await writer.open()
             for start in range(0, len(content), 100_000):
-                await writer.write([content[start : start + 100_000]])
+                await write(writer, content[start : start + 100_000])
                 most = max(most, azures.tools.memory.held_bytes)
             await writer.seal()
             await writer.publish()

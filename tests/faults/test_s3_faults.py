@@ -15,7 +15,7 @@ from relay.errors import DestinationBroke, DestinationMisconfigured, DiskFull, O
 from relay.settings import FormSettings
 from tests.support.bodies import ScriptedBody, make_item
 from tests.support.buckets import PART, Stores
-from tests.support.objects import store_object
+from tests.support.objects import store_object, write
 from tests.support.store_proxy import Asked, Cut, Flip, Hold, Say, StoreProxy, Whim, error_xml
 from tests.support.stores import SECRET_KEY, TestBucket
 from tests.support.waiting import until
@@ -253,7 +253,7 @@ async def test_a_bucket_that_is_cut_off_in_the_middle_leaves_its_upload_to_the_s
     async with StoreProxy(bucket.server.port, whim) as proxy:
         store = stores.open(bucket, url=proxy.url)
         writer = store.begin(NewObject("left.bin", PART * 2))
-        await writer.write([DATA])
+        await write(writer, DATA)
         is_away = True
         await writer.discard()
         assert bucket.open_uploads() == ["left.bin"] and len(stores.tools.notes.abandoned) == 1

@@ -8,6 +8,7 @@ import pytest
 
 from relay.destinations.object_store import NewObject
 from tests.support.buckets import PART, Stores, opened_stores
+from tests.support.objects import write
 from tests.support.store_proxy import Asked, Hold, StoreProxy, Whim
 from tests.support.stores import TestBucket
 from tests.support.waiting import until
@@ -21,7 +22,7 @@ async def send(stores: Stores, bucket: TestBucket, url: str, number: int, count:
     writer = stores.open(bucket, url=url, tenant=f"tenant {number % 4}", overwrite="replace").begin(NewObject(f"{number}.bin"))
     try:
         for step in range(count):
-            await writer.write([bytes([number % 256, step % 256]) * (PART // 8)])
+            await write(writer, bytes([number % 256, step % 256]) * (PART // 8))
         await writer.seal()
         await writer.publish()
         return writer.sha256
@@ -77,7 +78,7 @@ async def test_a_part_is_never_larger_than_what_a_tenant_may_hold(tmp_path: Path
         store.place.config = store.place.config.model_copy(update={"part_bytes": 5 << 30})
         writer = store.begin(NewObject("large.bin"))
         for _ in range(size // PART):
-            await writer.write([bytes(PART)])
+            await write(writer, bytes(PART))
             most = max(most, stores.tools.memory.held_bytes)
         await writer.seal()
         await writer.publish()

@@ -14,6 +14,7 @@ from relay.destinations.s3 import S3Store
 from relay.destinations.upload_notes import Noted, UploadNotes
 from relay.uploads.sweeper import SWEEP_SECONDS, FindStore, MultipartStore, Sweeper
 from tests.support.buckets import PART, Stores, opened_stores
+from tests.support.objects import write
 from tests.support.raw_client import RawClient
 from tests.support.serving import serve_relay
 from tests.support.stores import ACCESS_KEY, SECRET_KEY, StoreServer, TestBucket
@@ -64,14 +65,14 @@ async def test_what_a_dead_process_left_is_aborted_and_what_lives_stays(tmp_path
     dead.leave("never sent", is_id_known=False, at_store=False)
     dead.begin("a stranger's")
     writer = store.begin(NewObject("shared", PART * 2))
-    await writer.write([bytes(PART)])
+    await write(writer, bytes(PART))
     sweeper = Sweeper(living.tools.notes, leads_to(store))
     assert await sweeper.sweep() == 0, "nothing is settled while its process lives"
     dead.die()
 
     assert await sweeper.sweep() == 3, "what was only intended may still be on its way"
     assert sorted(plain_bucket.open_uploads()) == ["a stranger's", "shared"]
-    await writer.write([bytes(PART)])
+    await write(writer, bytes(PART))
     await writer.seal()
     await writer.publish()
     assert plain_bucket.keys() == ["shared"] and plain_bucket.open_uploads() == ["a stranger's"]
@@ -138,7 +139,7 @@ async def test_a_note_whose_destination_is_gone_is_dropped(tmp_path: Path, plain
 @pytest.mark.full
 async def test_an_upload_that_was_completed_leaves_no_note(tmp_path: Path, plain_bucket: TestBucket, living: Stores) -> None:
     writer = living.open(plain_bucket).begin(NewObject("done", PART + 1))
-    await writer.write([bytes(PART + 1)])
+    await write(writer, bytes(PART + 1))
     notes = list((tmp_path / "multipart").glob("*/*.note"))
     assert len(notes) == 1
     await writer.seal()

@@ -48,6 +48,9 @@ class ScriptedBody:
         self.has_given_all = asyncio.Event()
         self._poured: AsyncIterator[bytes] | None = None
 
+    def spare_crc(self) -> None:
+        """It takes none anyway."""
+
     async def pour(self, take: Take) -> bool:
         """Give the chunks away until ``take`` says that it takes no more; true at the end."""
         self._poured = self._poured or aiter(self)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.destinations import disk, disk_file, store
+from relay.destinations import disk, disk_file
 from relay.errors import (
     ClientGone,
     DestinationMisconfigured,
@@ -24,7 +24,7 @@ from tests.support.bodies import ScriptedBody, make_item
 from tests.support.disks import MakeDisk, open_below, temp_names, visible
 from tests.support.waiting import until
 
-BATCH = bytes(store.BATCH_BYTES)
+BATCH = bytes(disk.BATCH_BYTES)
 
 
 class Jam:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.destinations import disk_file
-from relay.destinations.store import BATCH_BYTES, SMALL_PIECE_BYTES, Batch
+from relay.destinations.disk import BATCH_BYTES, SMALL_PIECE_BYTES, Batch
 from relay.errors import BodyIncomplete, ClientGone, FormInvalid, ObjectExists, PathInvalid, RangeRefused, RelayError
 from relay.wire.pieces import Scattered
 from tests.support.bodies import ScriptedBody, make_item

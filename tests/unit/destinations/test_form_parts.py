@@ -41,6 +41,9 @@ class ViewingBody:
         self._is_scattered = is_scattered
         self._pause = pause
 
+    def spare_crc(self) -> None:
+        """It takes none anyway."""
+
     async def pour(self, take: Take) -> bool:
         """Give the chunks until ``take`` says that it takes no more; wait then, once, where there is a pause."""
         while self._chunks:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.destinations.part_digests import DigestThreads, PartDigests
-from relay.destinations.parts import LARGEST_PART, MIB, MOST_PARTS, Loan, Part, PartAccount, PartMemory, size_part
+from relay.destinations.parts import IDLE_SLABS, LARGEST_PART, MIB, MOST_PARTS, SLAB_BYTES, Loan, PartAccount, PartMemory, size_part
 
 TIB = 1 << 40
 
@@ -151,18 +151,38 @@ async def test_parked_objects_have_a_bound_of_their_own() -> None:
     assert memory.held_bytes == 0
 
 
-@given(st.lists(st.integers(0, 70_000), max_size=12))
-def test_pieces_are_kept_in_order_without_copies_of_large_ones(sizes: list[int]) -> None:
-    part, digested, sent = Part(1), bytearray(), bytearray()
-    for index, size in enumerate(sizes):
-        piece = bytes([index]) * size
-        sent += piece
-        for ended in part.add(piece):
-            digested += ended
-        assert size < 4_096 or part.pieces[-1] is piece
-    for ended in part.end():
-        digested += ended
-    assert digested == sent == b"".join(part.pieces) and part.size == len(sent)
+def test_memory_is_used_again_unless_somebody_still_looks_at_it_and_within_the_bound() -> None:
+    memory = PartMemory(64 * MIB)
+    seen, unseen = memory.take_chunk(SLAB_BYTES), memory.take_chunk(SLAB_BYTES)
+    view = memoryview(seen)[5:9]
+    view[:] = b"mine"
+    memory.leave_chunk(seen)
+    memory.leave_chunk(unseen)
+    assert memory.take_chunk(SLAB_BYTES) is unseen
+    other = memory.take_chunk(SLAB_BYTES)
+    other[:] = b"x" * SLAB_BYTES
+    assert other is not seen and bytes(view) == b"mine" and len(unseen) == SLAB_BYTES
+    for _ in range(2 * IDLE_SLABS):
+        memory.leave_chunk(bytearray(SLAB_BYTES))
+    assert memory.spare_bytes == IDLE_SLABS * SLAB_BYTES
+
+
+async def test_what_is_kept_for_the_next_counts_within_the_bound() -> None:
+    memory = PartMemory(64 * MIB)
+    room = 56 * MIB
+    account = memory.open("one")
+    account.begin(20 * MIB)
+    await account.take(20 * MIB)
+    for _ in range(20):
+        memory.leave_chunk(bytearray(SLAB_BYTES))
+    assert memory.spare_bytes == room - 20 * MIB
+    other = memory.open("other")
+    other.begin(28 * MIB)
+    await other.take(26 * MIB)
+    assert memory.held_bytes == 46 * MIB and room - SLAB_BYTES <= memory.held_bytes + memory.spare_bytes <= room
+    account.close()
+    other.close()
+    assert memory.held_bytes == 0 and memory.spare_bytes <= IDLE_SLABS * SLAB_BYTES
 
 
 async def test_digests_are_those_of_the_whole_and_of_each_part() -> None:
