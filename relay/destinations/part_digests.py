@@ -6,10 +6,12 @@ number of bytes, so that the threads are shared out among the objects. Nothing i
 
 import asyncio
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from crc32c import crc32c
@@ -54,6 +56,10 @@ class PartDigests:
             self._sha256.update(piece)
 
 
+Md5Job = concurrent.futures.Future[str]
+_Job = concurrent.futures.Future[int]
+
+
 class DigestThreads:
     """The threads of a process that take digests."""
 
@@ -64,9 +70,14 @@ class DigestThreads:
         """The digests of one object."""
         return ObjectDigests(self._executor)
 
-    async def md5(self, pieces: Sequence[OwnedPiece]) -> str:
-        """MD5 in hex of what a store did not check otherwise: only its own ETag is compared with it."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, _md5, pieces)
+    def start_md5(self, pieces: Sequence[OwnedPiece]) -> Md5Job:
+        """Begin to take the MD5 of what a store does not check otherwise: only its own ETag is compared with it."""
+        return self._executor.submit(_md5, pieces)
+
+    async def md5(self, pieces: Sequence[OwnedPiece], started: Md5Job | None = None) -> str:
+        """The same in hex, now or when it is done, if it was started."""
+        job = started or self.start_md5(pieces)
+        return job.result() if job.done() else await asyncio.wrap_future(job)
 
     def shutdown(self) -> None:
         """Let the threads go."""
@@ -87,7 +98,7 @@ class ObjectDigests:
         self._fed_bytes = 0
         self._done_bytes = 0
         self._failure: BaseException | None = None
-        self._job: asyncio.Future[int] | None = None
+        self._job: _Job | None = None
         self._news = asyncio.Event()
 
     @property
@@ -135,10 +146,11 @@ class ObjectDigests:
         return taken
 
     def _start(self) -> None:
-        self._job = asyncio.get_running_loop().run_in_executor(self._executor, self._digest, self._take_some())
-        self._job.add_done_callback(self._end)
+        loop = asyncio.get_running_loop()
+        self._job = self._executor.submit(self._digest, self._take_some())
+        self._job.add_done_callback(partial(_tell, loop, self._end))
 
-    def _end(self, job: asyncio.Future[int]) -> None:
+    def _end(self, job: _Job) -> None:
         self._job = None
         if job.cancelled() or (failure := job.exception()) is not None:
             self._failure = asyncio.CancelledError() if job.cancelled() else failure
@@ -165,6 +177,12 @@ class ObjectDigests:
             self._sha256.update(piece)
             size += len(piece)
         return size
+
+
+def _tell(loop: asyncio.AbstractEventLoop, end: Callable[[_Job], None], job: _Job) -> None:
+    """Have the loop told of a job, by the thread that has done it. A loop that has ended needs no telling."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(end, job)
 
 
 def _md5(pieces: Sequence[OwnedPiece]) -> str:

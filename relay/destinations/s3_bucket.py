@@ -18,7 +18,7 @@ from typing import Final
 from crc32c import crc32c as crc
 
 from relay.destinations.object_store import NewObject
-from relay.destinations.part_digests import DigestThreads
+from relay.destinations.part_digests import DigestThreads, Md5Job
 from relay.destinations.parts import OwnedPiece
 from relay.destinations.s3_answers import Refused, Reply, explain, find_all, find_text, name_of, parse_xml, read_refusal
 from relay.destinations.s3_requests import Ask, Judge, Requests
@@ -146,6 +146,7 @@ class Bucket:
         self.requests = requests
         self._threads = threads
         self._takes_checksums = True
+        self._tells_md5 = False
         self.dialect = dialect
 
     @property
@@ -186,8 +187,9 @@ class Bucket:
         """Send a part."""
         query = [("partNumber", str(number)), ("uploadId", upload_id)]
         ask = Ask("PUT", key, query, {}, content.pieces, content.size, content.sha256)
+        md5 = self._threads.start_md5(content.pieces) if self._tells_md5 else None  # as it did of the part before: it will be asked for
         try:
-            reply = await self._send(ask, content, lambda reply: self._compare(reply, content))
+            reply = await self._send(ask, content, lambda reply: self._compare(reply, content, md5))
         except Refused as refused:
             raise self.explain(refused, "put") from None
         etag = reply.fields.get("etag")
@@ -301,8 +303,8 @@ class Bucket:
     def _fields_of(self, new: NewObject) -> Mapping[str, str]:
         return {**new.fields, **{f"{self.dialect.prefix}meta-{name}": value for name, value in new.metadata.items()}}
 
-    async def _compare(self, reply: Reply, content: Content) -> None:
-        """Compare what the store says that it took with what was sent.
+    async def _compare(self, reply: Reply, content: Content, started: Md5Job | None = None) -> None:
+        """Compare what the store says that it took with what was sent, whose MD5 may have been started.
 
         Raises:
             DestinationBroke: it is something else.
@@ -313,7 +315,8 @@ class Bucket:
                 raise DestinationBroke(_NOT_WHAT_WAS_SENT)
             return
         md5 = plain_md5(reply.fields)
-        if md5 is not None and md5 != await self._threads.md5(content.pieces):
+        self._tells_md5 = md5 is not None
+        if md5 is not None and md5 != await self._threads.md5(content.pieces, started):
             raise DestinationBroke(_NOT_WHAT_WAS_SENT)
 
 
