@@ -87,6 +87,8 @@ class Row:
     kind: Kind = "load"
     seconds: float = 1.0
     """How long a trial is, as a share of the run's."""
+    rounds: int = 1
+    """How many times the rounds of the run; those beyond the run's own are of who is judged only."""
 
     @property
     def control(self) -> tuple[str, str] | None:
@@ -95,13 +97,20 @@ class Row:
         return next(((name, name + AGAIN) for name in names if name + AGAIN in names), None)
 
     @property
+    def judged(self) -> set[str]:
+        """Whom the verdicts are of."""
+        return {*(self.control or ()), *(name for bound in self.bounds for name in (bound.of, bound.against) if name is not None)}
+
+    @property
     def load(self) -> Load:
         """What its first entrant is sent."""
         return self.entrants[0].load
 
 
 STARRED_PEERS = {NGINX: "nginx-256k", TEXTBOOK: "textbook", CADDY: "caddy", NGINX_AGAIN: "nginx-256k", HAPROXY: "haproxy"}
-"""In the order of a round. The two of nginx stand apart, as Relay and the others do: noise between neighbours says too little."""
+"""Whom every run measures."""
+SHORT_TRIAL, FULL_ROUNDS, SHORT_ROUNDS = 0.3, 5, 3
+"""Of rows whose ratios are of programs: what is measured side by side must be so before the machine's mood changes, and often."""
 OTHER_PEERS = {
     "fastapi-proxy-lib": "proxy-lib",
     "nginx default": "nginx-default",
@@ -121,7 +130,8 @@ def entrants(load: Load, servers: dict[str, str]) -> list[Entrant]:
 
 def _throughput(name: str, title: str, load: Load, bounds: Sequence[Bound], *, is_full: bool) -> Row:
     servers = {RELAY: "relay", **STARRED_PEERS, **(OTHER_PEERS if is_full else {})}
-    return Row(name=name, title=title, entrants=entrants(load, servers), bounds=bounds, is_starred=True)
+    rounds = FULL_ROUNDS if is_full else SHORT_ROUNDS
+    return Row(name=name, title=title, entrants=entrants(load, servers), bounds=bounds, is_starred=True, seconds=SHORT_TRIAL, rounds=rounds)
 
 
 def starred_rows(*, is_full: bool) -> list[Row]:
@@ -307,4 +317,4 @@ def _shrunk(row: Row) -> Row:
     small = [
         replace(entrant, load=replace(entrant.load, size=SMALL_SIZES.get(entrant.load.size, entrant.load.size))) for entrant in row.entrants
     ]
-    return replace(row, entrants=small)
+    return replace(row, entrants=small, rounds=1, seconds=1.0)

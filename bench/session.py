@@ -1,9 +1,10 @@
 """One run: groups of rows, each on a stage of its own; in a group round after round; in a round row after row.
 
-A round of a row is everybody once, in an order that begins one further each time. What is done is on disk; a run that is
-continued does only what is left.
+A round of a row is everybody once, in an order drawn by lot: who comes after whom matters, for what a server leaves to be done, on
+a disk or in a cache, is done while the next one is measured. What is done is on disk; a run that is continued does only what is left.
 """
 
+import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,13 +63,16 @@ class Session:
         return len(skipped.get(row.name, {})) < len(row.entrants) and row.entrants[0].name not in skipped.get(row.name, {})
 
     def _left(self, row: Row) -> bool:
-        return len(self._record.results.complete.get(row.name, ())) < self._plan.rounds
+        return len(self._record.results.complete.get(row.name, ())) < self._rounds_of(row)
+
+    def _rounds_of(self, row: Row) -> int:
+        return self._plan.rounds * row.rounds
 
     def _run_group(self, stage: Stage, rows: Iterable[Row]) -> None:
         rows = list(rows)
-        for round_ in range(self._plan.rounds):
+        for round_ in range(max(map(self._rounds_of, rows))):
             for row in rows:
-                if round_ in self._record.results.complete.get(row.name, ()):
+                if round_ >= self._rounds_of(row) or round_ in self._record.results.complete.get(row.name, ()):
                     continue
                 if self._plan.deadline is not None and time.monotonic() > self._plan.deadline:
                     self.is_cut = True
@@ -77,10 +81,11 @@ class Session:
 
     def _run_round(self, stage: Stage, row: Row, round_: int) -> None:
         skipped = self._record.results.skipped.get(row.name, {})
-        takers = [entrant for entrant in row.entrants if entrant.name not in skipped]
-        at = round_ % len(takers)
-        for entrant in takers[at:] + takers[:at]:
-            print(f"  round {round_ + 1}/{self._plan.rounds}  {row.title}: {entrant.name:<40}", end="\r", flush=True)
+        is_extra = round_ >= self._plan.rounds
+        takers = [entrant for entrant in row.entrants if entrant.name not in skipped and (entrant.name in row.judged or not is_extra)]
+        random.Random(f"{row.name} {round_}").shuffle(takers)
+        for entrant in takers:
+            print(f"  round {round_ + 1}/{self._rounds_of(row)}  {row.title}: {entrant.name:<40}", end="\r", flush=True)
             try:
                 trial = self._run_trial(stage, row, round_, entrant)
             except BrokenError as error:
