@@ -8,7 +8,7 @@ All or nothing: an object is visible whole or not at all; an upstream request wh
 and never ended cleanly. Nothing of a delivery runs on after its context has been left.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -87,8 +87,16 @@ class Body(Protocol):
         """True when its digest was claimed: it may turn out to be wrong with its last byte."""
         ...
 
-    def spare_crc(self) -> None:
-        """Say, before any of it is taken, that whoever takes it takes its CRC-32C for the receipt: once is enough."""
+    def leave_digests(self, names: Collection[str]) -> None:
+        """Say, before any of it is taken, which digests whoever takes it takes for the receipt: once is enough. They must be judged."""
+        ...
+
+    def judge(self, taken: Mapping[str, bytes]) -> None:
+        """Compare them with what was claimed of the body; nothing of it may be visible before.
+
+        Raises:
+            DigestMismatch: it is not the one that was claimed.
+        """
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:

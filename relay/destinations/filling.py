@@ -15,14 +15,13 @@ import asyncio
 from typing import Final, Protocol
 
 from relay.destinations.part_digests import DigestThreads, PartDigests
-from relay.destinations.parts import MIB, SLAB_BYTES, Loan, OwnedPiece, PartMemory
+from relay.destinations.parts import SLAB_BYTES, Loan, OwnedPiece, PartMemory
 from relay.destinations.sending import Sending
 from relay.wire.pieces import PLENTY, Piece, Room, views_of
 
+LEAST_BYTES: Final = 4 << 10
 FEW_BYTES: Final = 64 << 10
-"""A client that sends less than this at a time gets memory of this size for it."""
-BEGIN_BYTES: Final = MIB
-"""Any other gets so much at first, and ``SLAB_BYTES`` once as much has come: what stalls holds at most about twice what it sent."""
+"""A client gets as much memory as it has sent before, up to this where it sends less at a time, else up to a slab."""
 
 
 class Part:
@@ -169,10 +168,10 @@ class Filling:
             if taken < len(view):
                 self._late += view[taken:]
         part = self._part
-        if self._late or part is None or part.is_full:
+        if self._late or part is None or part.is_full or self._sending.has_failed:
             return 0
         if self._due_bytes >= FEW_BYTES and not part.place:
-            self._grow_now(part, FEW_BYTES)
+            self._grow_now(part, len(piece))
         return part.place or PLENTY
 
     def _put(self, view: memoryview) -> int:
@@ -201,9 +200,8 @@ class Filling:
         most = part.limit_bytes - part.size
         if self._declared_bytes is not None:
             most = min(most, max(coming, self._due_bytes))
-        if coming < FEW_BYTES:
-            return min(most, FEW_BYTES)
-        return min(most, SLAB_BYTES if self._added_bytes >= SLAB_BYTES else BEGIN_BYTES)
+        wanted = max(coming, self._added_bytes, LEAST_BYTES)
+        return min(most, wanted, SLAB_BYTES if coming >= FEW_BYTES else FEW_BYTES)
 
     @property
     def _due_bytes(self) -> int:

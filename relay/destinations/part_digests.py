@@ -135,8 +135,9 @@ class ObjectDigests:
                 await self._news.wait()
 
     def drop(self) -> None:
-        """Digest nothing more of it."""
+        """Digest nothing more of it; nobody reaches the end any more."""
         self._fed.clear()
+        self._failure = self._failure or asyncio.CancelledError()
 
     def _take_some(self) -> list[tuple[PartDigests, OwnedPiece]]:
         taken, size = [], 0

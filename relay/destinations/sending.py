@@ -25,6 +25,11 @@ class Sending:
         self.was_cut = False
         """True once a part was given up while it was on its way: it may still arrive."""
 
+    @property
+    def has_failed(self) -> bool:
+        """True once a part met what is to be raised."""
+        return self._failure is not None
+
     async def turn(self) -> None:
         """Wait until one more may go."""
         await self._slots.acquire()

@@ -70,6 +70,7 @@ class StoreDestination:
         Raises:
             ObjectExists: the key is taken and the destination refuses to replace.
             DependencyFault, RelayFault: the store failed. Nothing of the object is kept.
+            DigestMismatch: a digest was claimed that is not the body's.
             DigestUnsupported: a digest was claimed of a form with several files.
             FormInvalid: the form is malformed, cut off, holds no file, or names one key twice.
             ClientFault: as ``check_item`` says. What of a form had landed before stands in ``item.landed``.
@@ -94,9 +95,10 @@ class StoreDestination:
 
     async def _take_file(self, item: Item, body: Body, filing: "_Filing") -> "StoreDelivery":
         writer = await filing.begin(self._plan(item))
-        body.spare_crc()
+        body.leave_digests({"sha-256", "crc32c"})
         await _write_body(writer, body)
         await filing.seal()
+        body.judge({"sha-256": bytes.fromhex(writer.sha256), "crc32c": bytes.fromhex(writer.crc32c)})
         await filing.publish()
         receipt = Receipt(writer.size, {"sha256": writer.sha256, "crc32c": writer.crc32c}, tuple(filing.landed))
         return StoreDelivery(item.upload_id, receipt)

@@ -17,14 +17,14 @@ from relay.destinations.parts import OwnedPiece
 from relay.errors import DestinationBroke, DestinationTimeout, DestinationUnreachable
 from relay.wire import client as wire
 from relay.wire.client import Account, Client, Place
-from relay.wire.pieces import Room, Take
+from relay.wire.pieces import PLENTY, Room, Take
 from relay.wire.tls import PUBLIC, TlsTerms
 from relay.wire.turn import Outgoing
 
 ANSWER_MOST: Final = 1 << 20
 """More than any answer to what is asked here should have (bytes)."""
-LEAST_BYTES: Final = 64 << 10
-"""So much is given where nobody knows of room for more."""
+LEAST_BYTES: Final = 256 << 10
+"""So much is given where nobody knows of room for more, as over TLS: what is given there is encrypted at once."""
 
 Answer = TypeVar("Answer")
 
@@ -163,12 +163,12 @@ class _HeldBody:
         room: Room = LEAST_BYTES
         while room and self._next < len(self._pieces):
             piece = memoryview(self._pieces[self._next]).toreadonly()
-            end = self._at + max(LEAST_BYTES, room if isinstance(room, int) else len(room))
+            end = self._at + (room if isinstance(room, int) and LEAST_BYTES < room < PLENTY else LEAST_BYTES)
             view, self._at = piece[self._at : end], end
             if end >= len(piece):
                 self._next, self._at = self._next + 1, 0
             room = take(view)
-        return self._next == len(self._pieces)
+        return self._next >= len(self._pieces)  # of what is given up nothing is left
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -81,11 +81,16 @@ class Digests:
         for taken in self._hashes.values():
             taken.update(piece)
 
-    def find_fault(self, crc: int) -> DigestMismatch | None:
-        """Say so when the body, whose CRC-32C is taken elsewhere, is not the one claimed."""
+    def leave(self, names: Iterable[str]) -> None:
+        """Take no longer what somebody else takes."""
+        for name in names:
+            self._hashes.pop(name, None)
+
+    def find_fault(self, elsewhere: Mapping[str, bytes]) -> DigestMismatch | None:
+        """Say so when the body is not the one claimed, as far as its digests were taken here or ``elsewhere``."""
         for name, claimed in self._claimed.items():
-            taken = crc.to_bytes(SIZES[CRC32C]) if name == CRC32C else self._hashes[name].digest()
-            if not hmac.compare_digest(taken, claimed):
+            taken = self._hashes[name].digest() if name in self._hashes else elsewhere.get(name)
+            if taken is not None and not hmac.compare_digest(taken, claimed):
                 return DigestMismatch(
                     f"The {name} of the body is not the one claimed: it was changed on its way, or claimed wrongly. Send it again."
                 )

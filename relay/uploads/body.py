@@ -8,11 +8,12 @@ chunks is charged to the destination's own timeout.
 
 A body of which something was claimed is never whole for anybody before the claim has proved right: the piece that completes
 a declared length is given away after that, and where no length was declared the body raises instead of ending. Digests are
-taken in the loop: a piece is at most what one read brings, and a thread would cost more than the hash of it.
+taken in the loop: a piece is at most what one read brings, and a thread would cost more than the hash of it. A destination that
+keeps the body takes some of them anyway, in threads, and makes nothing visible before the body has judged those (``judge``).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol, Self
 
 from crc32c import crc32c
@@ -88,9 +89,21 @@ class RequestBody:
         taken = {CRC32C: f"{self._crc:08x}"} if self._takes_crc else {}
         return {**taken, **(self._digests.in_hex() if self._digests is not None else {})}
 
-    def spare_crc(self) -> None:
-        """Whoever takes the body takes its CRC-32C too: it is taken here only if something was claimed."""
-        self._takes_crc = self._digests is not None
+    def leave_digests(self, names: Collection[str]) -> None:
+        """Whoever takes the body takes these digests, by the names of RFC 9530, and has them judged."""
+        self._takes_crc = CRC32C not in names
+        if self._digests is not None:
+            self._digests.leave(names)
+
+    def judge(self, taken: Mapping[str, bytes]) -> None:
+        """Hold what was claimed against digests that were left to somebody.
+
+        Raises:
+            DigestMismatch: the body is not the one that was claimed.
+        """
+        if self._digests is not None and (fault := self._digests.find_fault(taken)) is not None:
+            self.fault = fault
+            raise fault
 
     def expect(self, claims: Claims) -> None:
         """Hold the body to what was claimed of it, before any of it is taken.
@@ -99,7 +112,7 @@ class RequestBody:
             DigestMismatch: it is empty, and the claim is of something else.
         """
         self.claims, self._digests = claims, Digests(claims)
-        if self.is_whole and (fault := self._digests.find_fault(self._crc)) is not None:
+        if self.is_whole and (fault := self._digests.find_fault(self._crc_taken())) is not None:
             raise fault
 
     def abandon(self) -> bool:
@@ -197,7 +210,10 @@ class RequestBody:
         """All bytes have come: judge what was claimed of them."""
         self.completed_us = now_us()
         if self._digests is not None:
-            self._breach = self._digests.find_fault(self._crc)
+            self._breach = self._digests.find_fault(self._crc_taken())
+
+    def _crc_taken(self) -> dict[str, bytes]:
+        return {CRC32C: self._crc.to_bytes(4)} if self._takes_crc else {}
 
 
 class Pace:

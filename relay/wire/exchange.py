@@ -103,7 +103,7 @@ class Exchange:
             self.unread_bytes += max(len(piece), PIECE_COST)
             self._news.tell()
         elif not (room := self._take(piece)):
-            self._take = None
+            self._take, self.room = None, UNREAD_LIMIT
             self._is_full = True
             self._news.tell()
         else:

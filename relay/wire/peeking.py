@@ -33,6 +33,8 @@ from relay.wire.surroundings import Surroundings
 
 LONG_BYTES: Final = 1 << 20
 """Of a shorter rest it costs more to begin than is spared."""
+PLACED_BYTES: Final = 2 << 20
+"""The most that is received at once where it is wanted: digests may be taken of it before anybody else has a turn."""
 
 
 class Owner(Protocol):
@@ -103,7 +105,7 @@ class Peeking:
             OSError: there is nothing yet, or the connection is broken.
         """
         room = self._exchange.room
-        view = (room if isinstance(room, memoryview) else self._intake.view_of(room))[: self._rest_bytes]
+        view = (room[:PLACED_BYTES] if isinstance(room, memoryview) else self._intake.view_of(room))[: self._rest_bytes]
         count = self._source.recv_into(view, 0, 0 if isinstance(room, memoryview) else socket.MSG_PEEK)
         if not count:
             self._owner.stop_peeking()

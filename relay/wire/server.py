@@ -464,7 +464,7 @@ class Connection(asyncio.BufferedProtocol):
             self.read_on()
 
     def _stop_reading(self) -> None:
-        if self._is_reading and not self._transport.is_closing():
+        if self._is_reading and (self._peeking is not None or not self._transport.is_closing()):
             self._is_reading = False
             (self._peeking or self._transport).pause_reading()
 

@@ -11,7 +11,7 @@ from bench.kept import COPY_COMMANDS
 from bench.loads import KIB, MIB, Load
 from bench.processes import BrokenError
 from bench.record import Record, read_results
-from bench.rows import DIRECT, NGINX, NGINX_AGAIN, RELAY, Entrant, Row, all_rows
+from bench.rows import DIRECT, NGINX, NGINX_AGAIN, RELAY, Bound, Entrant, Row, all_rows
 from bench.servers import find_program
 from bench.session import Plan, Session
 from bench.table import told_on_terminal
@@ -49,6 +49,17 @@ def test_run_that_was_cut_does_only_what_is_left(tmp_path: Path) -> None:
     Session(Record(record.path, is_continued=True), replace(TINY, rounds=2)).run([row])
     kinds = [json.loads(line)["kind"] for line in record.path.read_text(encoding="utf-8").splitlines()]
     assert kinds == ["trial", "round"] * 2
+
+
+def test_who_comes_after_whom_is_drawn_by_lot_and_rounds_beyond_are_of_who_is_judged(tmp_path: Path) -> None:
+    load = Load(size=KIB, connections=1)
+    entrants = [Entrant(name=name, server="direct", load=load) for name in "abcd"]
+    bounds = [Bound(metric="requests_per_second", of="a", against="b", floor=1.0)]
+    record = Record(tmp_path / "results.jsonl")
+    Session(record, replace(TINY, rounds=3)).run([Row(name="row", title="row", entrants=entrants, bounds=bounds, rounds=2)])
+    took_part = [list(trials) for trials in record.results.rounds_of("row")]
+    assert [sorted(names) for names in took_part] == [["a", "b", "c", "d"]] * 3 + [["a", "b"]] * 3
+    assert len({tuple(names) for names in took_part[:3]}) > 1, "each has the same one before it"
 
 
 def kept_row(*servers: str) -> Row:

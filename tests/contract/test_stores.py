@@ -11,9 +11,12 @@ from botocore.exceptions import ClientError
 from crc32c import crc32c
 
 from relay.destinations.object_store import NewObject, ObjectWriter, Published
-from relay.errors import BodyIncomplete, DestinationBroke, FormInvalid, ObjectExists, RelayError
+from relay.errors import BodyIncomplete, DestinationBroke, DigestMismatch, FormInvalid, ObjectExists, RelayError
+from relay.protocols.digests import Claims
+from relay.settings import UploadSettings
+from relay.uploads.body import RequestBody
 from tests.contract.keepers import KEEPING_METADATA, STORES, ServerKeeper, StoreKeeper, as_destination, of
-from tests.support.bodies import ScriptedBody, make_item
+from tests.support.bodies import ScriptedBody, SourceOf, make_item
 from tests.support.objects import cut_up, store_object, write
 from tests.support.waiting import until
 
@@ -126,6 +129,34 @@ def form_of(*files: tuple[str, bytes], end: bytes = b"--B--\r\n") -> Iterator[by
         yield from cut_up(content)
         yield b"\r\n"
     yield end
+
+
+@of(STORES)
+@by_shape
+@pytest.mark.parametrize("name", ["sha-256", "crc32c", "sha-512"])
+async def test_what_is_not_as_claimed_is_never_seen(keeper: StoreKeeper, name: str, *, is_whole: bool) -> None:
+    content = some(keeper, is_whole=is_whole)
+    for claimed in (content + b"x", content):
+        pieces = iter(cut_up(content))
+
+        async def read(pieces: Iterator[bytes] = pieces) -> bytes | None:
+            return next(pieces, None)
+
+        body = RequestBody(SourceOf(read), declared_bytes=len(content), limit_bytes=None, settings=UploadSettings())
+        digest = crc32c(claimed).to_bytes(4) if name == "crc32c" else hashlib.new(name.replace("-", ""), claimed).digest()
+        body.expect(Claims({name: digest}, {}))
+        delivering = as_destination(keeper.open()).deliver(make_item("a"), body)
+        if claimed == content:
+            async with delivering as delivery:
+                receipt = await delivery.settled()
+            assert keeper.objects() == {"a": content}
+            assert (body.digests | dict(receipt.digests))["sha256"] == hashlib.sha256(content).hexdigest()
+        else:
+            with pytest.raises(DigestMismatch, match=name):
+                async with delivering:
+                    pytest.fail("it was delivered")
+            assert isinstance(body.fault, DigestMismatch)
+            assert not keeper.objects() and not keeper.left()
 
 
 @of(STORES)

@@ -1,7 +1,7 @@
 """Items and bodies as a destination sees them, without a client or a server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -48,8 +48,11 @@ class ScriptedBody:
         self.has_given_all = asyncio.Event()
         self._poured: AsyncIterator[bytes] | None = None
 
-    def spare_crc(self) -> None:
+    def leave_digests(self, names: Collection[str]) -> None:
         """It takes none anyway."""
+
+    def judge(self, taken: Mapping[str, bytes]) -> None:
+        """Nothing was claimed."""
 
     async def pour(self, take: Take) -> bool:
         """Give the chunks away until ``take`` says that it takes no more; true at the end."""

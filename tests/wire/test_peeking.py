@@ -14,9 +14,9 @@ from typing import Any, Final
 import pytest
 
 from relay.wire.channel import Channel
-from relay.wire.exchange import EXTENSION, Exchange, Poured
+from relay.wire.exchange import EXTENSION, UNREAD_LIMIT, Exchange, Poured
 from relay.wire.peeking import LONG_BYTES
-from relay.wire.pieces import PLENTY, Piece, Unread, views_of
+from relay.wire.pieces import PLENTY, Piece, Room, Unread, views_of
 from tests.support.loops import LOOPS, run_in
 from tests.support.raw_client import RawClient
 from tests.support.waiting import until
@@ -238,6 +238,41 @@ def test_whoever_keeps_pieces_gets_copies(loop: str) -> None:
             sending = asyncio.create_task(client.send(POST % len(BODY) + BODY))
             assert (await client.answer()).body == told(BODY)
             await sending
+
+    run_in(loop, run)
+
+
+@on_both_loops
+def test_whoever_says_where_it_wants_the_bytes_finds_them_there_and_none_when_it_wants_none(loop: str) -> None:
+    async def run() -> None:
+        kept, placed = bytearray(len(BODY) + LONG_BYTES), 0
+
+        async def keep(scope: Scope, _receive: Receive, send: Send) -> None:
+            exchange: Exchange = scope["extensions"][EXTENSION]
+            filled = 0
+
+            def take(piece: Piece) -> Room:
+                nonlocal filled, placed
+                (view,) = views_of(piece)
+                if isinstance(view, memoryview) and view.obj is kept:
+                    placed += 1
+                kept[filled : filled + len(view)] = bytes(view)
+                before, filled = filled, filled + len(view)
+                is_enough = before // LONG_BYTES < filled // LONG_BYTES
+                return 0 if is_enough else memoryview(kept)[filled : filled + 300_000]
+
+            while (poured := await exchange.pour(take)) is Poured.FULL:
+                assert exchange.room == UNREAD_LIMIT
+                await asyncio.sleep(0.01)
+                assert not any(kept[filled:])
+            assert poured is Poured.ENDED
+            await answer(send, told(bytes(kept[:filled])))
+
+        async with serving(keep) as served, RawClient(*served.address) as client:
+            sending = asyncio.create_task(client.send(POST % len(BODY) + BODY))
+            assert (await client.answer()).body == told(BODY)
+            await sending
+        assert placed
 
     run_in(loop, run)
 

@@ -1,7 +1,7 @@
 """The files of a form out of a body: in order, whole or an error, and in few pieces however many the body came in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Final
 
 import pytest
@@ -41,8 +41,11 @@ class ViewingBody:
         self._is_scattered = is_scattered
         self._pause = pause
 
-    def spare_crc(self) -> None:
+    def leave_digests(self, names: Collection[str]) -> None:
         """It takes none anyway."""
+
+    def judge(self, taken: Mapping[str, bytes]) -> None:
+        """Nothing was claimed."""
 
     async def pour(self, take: Take) -> bool:
         """Give the chunks until ``take`` says that it takes no more; wait then, once, where there is a pause."""
