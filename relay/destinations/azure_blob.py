@@ -10,10 +10,11 @@ from typing import Final
 from relay.destinations.azure_answers import DELETE, READ, WRITE, Refused
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_container import BlobContainer, BlockNames, Content
-from relay.destinations.azure_place import ASK_PATIENCE, AzurePlace, BlockTools
+from relay.destinations.azure_place import ASK_PATIENCE, AzurePlace
 from relay.destinations.azure_signing import Signer
 from relay.destinations.azure_writer import BlobWriter
 from relay.destinations.destination import Finding
+from relay.destinations.filling import PartTools
 from relay.destinations.object_store import NewObject
 from relay.destinations.store_requests import StoreLine
 from relay.errors import DestinationBroke, DestinationMisconfigured, PathInvalid, RelayError
@@ -41,7 +42,7 @@ class AzureStore:
         account: Account,
         config: AzureConfig,
         signer: Signer,
-        tools: BlockTools,
+        tools: PartTools,
         terms: TlsTerms | None = None,
     ) -> "AzureStore":
         """Open the container of a destination."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from relay.destinations.azure_answers import READ, Refused
 from relay.destinations.azure_config import AzureConfig
 from relay.destinations.azure_container import BlobContainer, Standing
 from relay.destinations.azure_signing import Signer
-from relay.destinations.part_digests import DigestThreads
-from relay.destinations.parts import PartMemory
+from relay.destinations.filling import PartTools
 from relay.destinations.store_requests import Patience
 from relay.errors import RelayError
 
@@ -19,17 +18,6 @@ ASK_PATIENCE: Final = Patience(tries=3, first_pause=0.1, longest_pause=0.5, tota
 Answer = TypeVar("Answer")
 
 
-class BlockTools(Protocol):
-    """What all stores of a process share that take objects in parts."""
-
-    @property
-    def memory(self) -> PartMemory: ...
-    @property
-    def digests(self) -> DigestThreads: ...
-    @property
-    def parallel(self) -> int: ...
-
-
 @dataclass
 class AzurePlace:
     """One destination's part of a container. ``is_blind``: the store has said that these credentials may not see what stands there."""
@@ -37,7 +25,7 @@ class AzurePlace:
     container: BlobContainer
     signer: Signer
     config: AzureConfig
-    tools: BlockTools
+    tools: PartTools
     owner: str
     is_blind: bool = False
     patience: Patience = Patience()  # noqa: RUF009 - it is frozen
