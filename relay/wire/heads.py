@@ -1,7 +1,8 @@
 """The head of a request, read by ``httptools`` (llhttp in its strict mode), and what it leaves to us."""
 
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import httptools
 
@@ -27,6 +28,17 @@ class RequestHead(NamedTuple):
     http_version: str
     headers: list[Field]
     keep_alive: bool
+
+    def as_scope(self, root_path: str) -> dict[str, Any]:
+        """What ASGI's scope says of it (HTTP connection scope)."""
+        return {
+            "http_version": self.http_version,
+            "method": self.method,
+            "path": root_path + unquote_to_bytes(self.raw_path).decode("utf-8", "replace"),
+            "raw_path": root_path.encode("ascii") + self.raw_path,
+            "query_string": self.query,
+            "headers": self.headers,
+        }
 
 
 class _Collector:

@@ -8,7 +8,8 @@ more uploads than a process can have. Below ``SMALLEST`` a read costs more in ca
 
 A look at a body that the kernel moves on (``peeking``) is bounded by the budget alone, and by what the destination has room
 for: it gives way by time, and what turns out not to be moved is what an upload holds of it. A read in which a request is to
-begin takes ``FIRST``: nobody takes its body yet, so what comes with the head is copied.
+begin takes ``FIRST``: nobody takes its body yet, so what comes with the head is copied. Where it has to wait before it begins
+(``rota``), what was read is held, and is ``LATE`` at most.
 
 A loop reads on from one connection for as long as its reads are full (libuv 32 times), while the others wait, and so does
 everything else. So the reads of one turn take ``TURN_BYTES`` together, one of each connection; how long they take is the
@@ -22,6 +23,7 @@ LARGEST = 1024 * 1024
 SMALLEST = 64 * 1024
 TINY = 16 * 1024
 FIRST = 128 * 1024
+LATE = 2 * 1024
 SHARES = 16
 TURN_BYTES = 4 * 1024 * 1024
 TURN_SMALLEST = 128 * 1024
@@ -38,6 +40,8 @@ class Intake:
         self._tiny = self._view[:TINY]
         self.first = self._view[:FIRST]
         """What a read may fill in which a request is to begin: nobody takes its body yet."""
+        self.late = self._view[:LATE]
+        """What a read may fill whose request has to wait."""
         self._share = self._view
         self.slice = self._view
         """What the next read may fill."""

@@ -42,3 +42,9 @@ def room_of(plain: socket.socket | None) -> int:
 def unacknowledged_bytes(file: int) -> int:
     """How many bytes were sent, or are to be, that the peer has not acknowledged."""
     return int.from_bytes(fcntl.ioctl(file, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+
+
+def end_by_reset(plain: socket.socket | None) -> None:
+    """Have the close of a connection be a reset, whatever waits to be sent."""
+    if plain is not None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -7,6 +7,7 @@ state:
 
     HEAD      a request's head is due. Its bytes are collected until an empty line, at most ``HEAD_LIMIT``, within the
               head's time limit; ``httptools`` reads it. Nothing collected: the connection is idle, and may be closed.
+              Where many begin at once (``rota``), the first bytes are held until it is their turn, and reading pauses.
     BODY      the head is with the app. What comes is the body: given to the exchange as a view of the buffer, which the
               app takes at once, or which is copied. Nobody takes it: reading pauses. Of a long one the rest is not
               received but looked at in the socket (``peeking``), and the loop reads again behind it.
@@ -36,10 +37,7 @@ import contextlib
 import contextvars
 import enum
 import logging
-import socket
-import struct
 from typing import Any, Final, cast
-from urllib.parse import unquote_to_bytes
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
@@ -50,14 +48,13 @@ from relay.protocols.chunked import ChunkedBody
 from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
 from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
 from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
-from relay.wire.kernel import is_reset, socket_of
+from relay.wire.kernel import end_by_reset, is_reset, socket_of
+from relay.wire.lingering import Lingering
 from relay.wire.peeking import LONG_BYTES, Peeking, prepare_peeking
 from relay.wire.pieces import Scattered
 from relay.wire.surroundings import Surroundings
 
 LINGER_SECONDS: Final = 2.0
-LINGER_MOST_SECONDS: Final = 60.0
-LINGER_BYTES: Final = 8 * 1024 * 1024
 CLOSE_SECONDS: Final = 10.0
 WRITE_LIMIT: Final = 256 * 1024
 DEAR_PIECES: Final = 512
@@ -105,13 +102,11 @@ class Connection(asyncio.BufferedProtocol):
         self._chunks: ChunkedBody | None = None
         self._held = bytearray()
         self._held_at = 0
-        self._is_dear = False
+        self._is_dear = self._is_late = False
         self._is_reading = True
         self._writable: asyncio.Event | None = None
         self._deadline: float | None = None
-        self._lingered_bytes = 0
-        self._unsent_bytes = 0
-        self._last_end = 0.0
+        self._lingering: Lingering | None = None
         self._has_eof = False
         self.is_gone = False
 
@@ -135,12 +130,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
+        is_first = self._state is State.HEAD
+        self._is_late = is_first and not self._head and not self._shared.rota.may_begin(self._loop)
+        if self._is_late:
+            return self._intake.late
         is_next_request = self._state is State.WHOLE  # held until it is its turn, and not counted among those that run
         if self._is_dear or is_next_request:
             return self._intake.tiny
-        return self._intake.first if self._state is State.HEAD else self._intake.slice
+        return self._intake.first if is_first else self._intake.slice
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._is_late:
+            self._wait(nbytes)
+            return
         is_full = nbytes == self._intake.slice_bytes
         self._take(self._intake.buffer, 0, nbytes)
         if is_full and self._state is State.BODY and self._shared.rota.is_turn_over(self._loop):
@@ -148,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read."""
+        self.begin_late()
         exchange = self._exchange
         if exchange is None or self._state in {State.LINGER, State.CLOSED}:
             return False
@@ -181,12 +184,27 @@ class Connection(asyncio.BufferedProtocol):
 
     def shutdown(self) -> None:
         """End when the running request has its answer; uvicorn calls this when it stops."""
+        self.begin_late()
         if self._exchange is not None:
             self._exchange.keep_alive = False
         elif self._state is State.HEAD:
             self._close()
         else:
             self._end()
+
+    def _wait(self, nbytes: int) -> None:
+        """Hold what came of a request until it is its turn to begin."""
+        self._is_late = False
+        self._held, self._held_at = self._intake.buffer[:nbytes], 0
+        self._deadline = None
+        self._stop_reading()
+        self._shared.rota.let_wait(self)
+
+    def begin_late(self) -> None:
+        """Begin what was held: it is its turn."""
+        if self._state is State.HEAD and self._held and not self.is_gone:
+            self._take_held()
+            self.read_on()
 
     # ── what has come ────────────────────────────────────────────────────────────────────────────
 
@@ -287,10 +305,8 @@ class Connection(asyncio.BufferedProtocol):
                 at, self._held = 0, self._held[self._held_at :] + buffer[at:end]
             self._held_at = at
             self._stop_reading()
-        elif self._state is State.LINGER:
-            self._lingered_bytes += end - at
-            if self._lingered_bytes > LINGER_BYTES:
-                self._abort()
+        elif self._lingering is not None and not self._lingering.may_drop(end - at):
+            self._abort()
 
     # ── from one request to the next ─────────────────────────────────────────────────────────────
 
@@ -302,12 +318,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frame(exchange, framing)
         scope = {
             **self._scope_of_connection,
-            "http_version": head.http_version,
-            "method": head.method,
-            "path": self._root_path + unquote_to_bytes(head.raw_path).decode("utf-8", "replace"),
-            "raw_path": self._root_path.encode("ascii") + head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
+            **head.as_scope(self._root_path),
             "state": self._app_state.copy(),
             "extensions": {EXTENSION: exchange, INFORMATIONAL: {}},
         }
@@ -382,8 +393,7 @@ class Connection(asyncio.BufferedProtocol):
         self._exchange = None
         self._held = bytearray()
         self._state = State.LINGER
-        self._unsent_bytes = self._transport.get_write_buffer_size() + 1
-        self._last_end = self._loop.time() + LINGER_MOST_SECONDS
+        self._lingering = Lingering(self._transport, self._loop.time())
         self._set_deadline(LINGER_SECONDS)
         can_send_end = self._transport.can_write_eof()  # not over TLS
         if self._has_eof or (is_whole and not can_send_end):
@@ -401,7 +411,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._leave_body()
         if exchange is not None and exchange.ends_with_connection:
-            self._reset()
+            end_by_reset(socket_of(self._transport))  # so that the client cannot take it for the end of an answer
+            self._abort()
         elif self._writable is not None:
             self._abort()
         else:
@@ -417,13 +428,6 @@ class Connection(asyncio.BufferedProtocol):
         """Close when everything is sent. What is closed twice over TLS, asyncio can no longer abort."""
         if not self._transport.is_closing():
             self._transport.close()
-
-    def _reset(self) -> None:
-        """Close so that the client cannot take it for the end of an answer."""
-        plain = socket_of(self._transport)
-        if plain is not None:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._abort()
 
     def _abort(self) -> None:
         self._state = State.CLOSED
@@ -483,14 +487,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is State.HEAD and self._head:
             self._head.clear()
             self._refuse(ClientTooSlow("The head of the request did not come in time."))
-        elif self._state is State.LINGER and self._has_progress():
+        elif self._state is State.LINGER and self._lingering is not None and self._lingering.has_progress(self._loop.time()):
             self._set_deadline(CLOSE_SECONDS)
         elif self._state in {State.HEAD, State.LINGER}:
             self._close()
         else:
             self._abort()
-
-    def _has_progress(self) -> bool:
-        """True while the client goes on taking the last answer, and has not done so for too long."""
-        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
-        return 0 < self._unsent_bytes < before and self._loop.time() < self._last_end

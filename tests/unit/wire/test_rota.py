@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from relay.wire import rota as module
-from relay.wire.rota import TURN_SECONDS, Rota
+from relay.wire.rota import BEGUN_MOST, TURN_SECONDS, Rota
 
 LOOK_SECONDS = TURN_SECONDS / 3.5
 LOOKS = 4
@@ -118,3 +118,36 @@ async def test_one_that_fails_is_asked_no_more_and_the_others_are(time: Time) ->
     play.reader("b", 2)
     assert "".join(await play.run(5)) == "abb"
     assert reported == [failing.failure]
+
+
+class Waiting:
+    """One whose request waits to begin."""
+
+    def __init__(self, name: int, begun: list[int]) -> None:
+        self._name = name
+        self._begun = begun
+
+    def begin_late(self) -> None:
+        self._begun.append(self._name)
+        if not self._name:
+            raise ZeroDivisionError("begin")
+
+
+async def test_so_many_begin_in_a_turn_and_the_others_in_their_order() -> None:
+    """One that fails delays the others by a turn, and no more."""
+    loop, rota, begun = asyncio.get_running_loop(), Rota(), list[int]()
+    loop.set_exception_handler(lambda *_: None)
+    for name in range(-BEGUN_MOST, 2 * BEGUN_MOST + 1):
+        if rota.may_begin(loop):
+            begun.append(name)
+        else:
+            rota.let_wait(Waiting(name, begun))
+    assert begun == list(range(-BEGUN_MOST, 0))
+    await asyncio.sleep(0)
+    assert begun[BEGUN_MOST:] == [0]
+    for _ in range(2):
+        assert not rota.may_begin(loop)  # who comes now is behind those who wait
+        await asyncio.sleep(0)
+    assert begun == list(range(-BEGUN_MOST, 2 * BEGUN_MOST + 1))
+    await asyncio.sleep(0)
+    assert rota.may_begin(loop)
