@@ -120,4 +120,4 @@ def container(azurite_server: Azurite) -> ContainerClient:
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     async with opened_stores(tmp_path) as opened:
         yield opened
-        assert opened.tools.memory.held_bytes == 0, "everything that was held is given back"
+        assert opened.tools.memory.held_bytes == opened.tools.memory.open_objects == 0, "everything that was held is given back"

@@ -81,9 +81,10 @@ class AzureConfig(ConfigMembers):
     endpoint_url: BaseUrl | None = Field(None, description="Where the store is; by default the account's address in Azure's public cloud.")
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
-    block_bytes: Annotated[int, Field(ge=MIB, le=LARGEST_BLOCK)] = Field(
-        8 * MIB,
-        description="The size of a block, within half of `RELAY_MEMORY_PARTS`, which holds it. Very large blobs get larger ones.",
+    block_bytes: Annotated[int, Field(ge=MIB, le=LARGEST_BLOCK)] | None = Field(
+        None,
+        description="The size of a block, within half of `RELAY_MEMORY_PARTS`, which holds it. Very large blobs get larger ones. By "
+        "default 16 MiB while few uploads to stores run, else 8 MiB.",
     )
     connect_timeout_seconds: Seconds = 5
     idle_timeout_seconds: Seconds = 60

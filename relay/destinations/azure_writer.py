@@ -86,7 +86,7 @@ class BlobWriter:
         self._new = new
         self._key = place.whole_key(new.key)
         self._kept: Mapping[str, str] = {}
-        self._filling = Filling(place.tools, place.owner, new.declared_bytes, self)
+        self._filling = Filling(place.tools, place.owner, place.config.block_bytes, new.declared_bytes, self)
         self._names = BlockNames()
         self._last: BlockDigests | None = None
         self._publication = Publication()
@@ -118,7 +118,7 @@ class BlobWriter:
         """
         self._kept = kept_fields(self._new)
         declared = self._new.declared_bytes
-        if self._place.is_blind or (declared is not None and declared <= self._place.config.block_bytes):
+        if self._place.is_blind or (declared is not None and declared <= self._filling.part_bytes):
             return
         if await self._place.find_standing(self._key, ASK_PATIENCE) is not None and self._place.is_refusing:
             raise ObjectExists
@@ -144,9 +144,8 @@ class BlobWriter:
         """
         if number > MOST_BLOCKS:
             raise UploadTooLarge(f"The blob would have more than {MOST_BLOCKS} blocks. Set a larger config.block_bytes.")
-        block_bytes = min(self._place.config.block_bytes, self._place.tools.memory.share_bytes)
         self._last = BlockDigests(self._last)
-        return size_block(number, block_bytes, self._new.declared_bytes), self._last
+        return size_block(number, self._filling.part_bytes, self._new.declared_bytes), self._last
 
     async def prepare(self) -> None:
         """Nothing is to be done before the first block."""

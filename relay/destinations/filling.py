@@ -15,8 +15,9 @@ import asyncio
 from typing import Final, Protocol
 
 from relay.destinations.part_digests import DigestThreads, PartDigests
-from relay.destinations.parts import SLAB_BYTES, Loan, OwnedPiece, PartMemory
+from relay.destinations.parts import Loan, OwnedPiece, PartMemory
 from relay.destinations.sending import Sending
+from relay.destinations.slabs import SLAB_BYTES
 from relay.wire.pieces import PLENTY, Piece, Room, views_of
 
 LEAST_BYTES: Final = 4 << 10
@@ -121,13 +122,15 @@ class PartTools(Protocol):
 class Filling:
     """One object's; see the module."""
 
-    def __init__(self, tools: PartTools, owner: str, declared_bytes: int | None, maker: PartMaker) -> None:
+    def __init__(self, tools: PartTools, owner: str, told_part_bytes: int | None, declared_bytes: int | None, maker: PartMaker) -> None:
         self._memory = tools.memory
         self._account = tools.memory.open(owner)
         self._digests = tools.digests.open()
         self._sending = Sending(tools.parallel)
         self._declared_bytes = declared_bytes
         self._maker = maker
+        self.part_bytes = tools.memory.choose_part_bytes(owner, told_part_bytes)
+        """The usual size of its parts."""
         self._part: Part | None = None
         self._late = bytearray()
         self._loan: Loan | None = None

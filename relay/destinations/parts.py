@@ -14,9 +14,10 @@ that is larger than that half gets more than it when nothing else of its tenant 
 
 Objects that are whole and wait to be published are *parked*, in room of their own.
 
-The memory itself comes in chunks. Those of ``SLAB_BYTES`` are used again, by whoever comes next: what lay in them is still
-there, so nobody is shown more of a chunk than was written to it, and one that somebody still looks at is not used again: a
-connection that is being given up may still have bytes of it to send. What is kept for the next is counted within the bound.
+What a part costs beside its bytes is the same whatever its size: a request, a signature, a row of the store's. So parts are twice
+as large while few objects are on their way; among many, each would keep more of the others waiting.
+
+The memory itself comes in chunks, which are used again (``slabs``). What is kept for the next is counted within the bound.
 """
 
 import asyncio
@@ -24,15 +25,17 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final
 
+from relay.destinations.slabs import Slabs
+
 MIB: Final = 1 << 20
+PART_BYTES: Final = 8 * MIB
+LARGE_PART_BYTES: Final = 16 * MIB
+CALM_PARTS: Final = 4
+"""Parts are large while there would be room for so many of them for each object of the tenant, and of the process."""
 MOST_PARTS: Final = 10_000
 LARGEST_PART: Final = 5 << 30
 SAME_PARTS: Final = 1_000
 GROWTH_BYTES: Final = 144 << 10
-SLAB_BYTES: Final = 4 * MIB
-"""Memory of this size is used again: what comes new from the system costs as much as the copy of bytes into it."""
-IDLE_SLABS: Final = 4
-"""So many are kept while no part is held."""
 
 _PARKED_SHARE: Final = 8
 _OWNER_SHARE: Final = 2
@@ -61,11 +64,12 @@ class PartMemory:
         self.share_bytes = self._room_bytes // _OWNER_SHARE
         """What a tenant may hold. No part is larger, unless its object would have too many."""
 
+        self._open_by: Counter[str] = Counter()
         self._held_bytes = 0
         self._held_by: Counter[str] = Counter()
         self._parked_by: Counter[str] = Counter()
         self._waiters: deque[_Waiter] = deque()
-        self._spare: list[bytearray] = []
+        self._slabs = Slabs()
 
     @property
     def held_bytes(self) -> int:
@@ -75,16 +79,34 @@ class PartMemory:
     @property
     def spare_bytes(self) -> int:
         """Memory that is kept for the next."""
-        return len(self._spare) * SLAB_BYTES
+        return self._slabs.spare_bytes
 
     @property
     def waiting(self) -> int:
         """Uploads that wait for room."""
         return len(self._waiters)
 
+    @property
+    def open_objects(self) -> int:
+        """Objects that have an account."""
+        return self._open_by.total()
+
     def open(self, owner: str) -> "PartAccount":
         """An account for the parts of one object, which belongs to this tenant."""
+        self._open_by[owner] += 1
         return PartAccount(self, owner)
+
+    def leave(self, owner: str) -> None:
+        """An account of this tenant is closed."""
+        self._open_by[owner] -= 1
+        if not self._open_by[owner]:
+            del self._open_by[owner]
+
+    def choose_part_bytes(self, owner: str, told_bytes: int | None) -> int:
+        """The usual size of the parts of an object that has an account: as its destination says, or large while few others have one."""
+        for_each = min(self.share_bytes // self._open_by[owner], self._room_bytes // self.open_objects)
+        usual = LARGE_PART_BYTES if for_each >= CALM_PARTS * LARGE_PART_BYTES else PART_BYTES
+        return min(told_bytes or usual, self.share_bytes)
 
     def take_now(self, account: "PartAccount", count: int) -> bool:
         """Count so many bytes more as held by the account, if it may hold them without waiting."""
@@ -116,19 +138,15 @@ class PartMemory:
         self._held_by[owner] -= count
         if not self._held_by[owner]:
             del self._held_by[owner]
-        if not self._held_bytes:
-            del self._spare[IDLE_SLABS:]
         self._serve()
 
     def take_chunk(self, count: int) -> bytearray:
         """Memory for bytes that are counted as held. What is in it is nobody's business."""
-        return self._spare.pop() if count == SLAB_BYTES and self._spare else bytearray(count)
+        return self._slabs.take(count)
 
     def leave_chunk(self, chunk: bytearray) -> None:
         """Memory whose bytes are counted as held no more: it is used again, unless somebody still looks at it."""
-        most = self._room_bytes - self._held_bytes if self._held_bytes else IDLE_SLABS * SLAB_BYTES
-        if len(chunk) == SLAB_BYTES and self.spare_bytes + SLAB_BYTES <= most and not _is_seen(chunk):
-            self._spare.append(chunk)
+        self._slabs.leave(chunk, self._room_bytes - self._held_bytes)
 
     def park(self, owner: str, count: int) -> bool:
         """Count bytes that are held as parked, if there is room for them."""
@@ -163,8 +181,7 @@ class PartMemory:
         self._held_bytes += count
         self._held_by[account.owner] += count
         account.held_bytes += count
-        while self._spare and self._held_bytes + self.spare_bytes > self._room_bytes:
-            self._spare.pop()
+        self._slabs.shrink(self._room_bytes - self._held_bytes)
 
     def _serve(self) -> None:
         """Give room to those who wait, in their order."""
@@ -196,6 +213,7 @@ class PartAccount:
         self._memory = memory
         self.owner = owner
         self._claim_bytes = 0
+        self._is_open = True
         self.held_bytes = 0
 
     @property
@@ -229,6 +247,9 @@ class PartAccount:
     def close(self) -> None:
         """Give back what the part at hand holds; harmless twice."""
         self.hand_over().release()
+        if self._is_open:
+            self._is_open = False
+            self._memory.leave(self.owner)
 
 
 class Loan:
@@ -252,12 +273,3 @@ class Loan:
             self._memory.unpark(self._owner, count)
         elif count:
             self._memory.give_back(self._owner, count)
-
-
-def _is_seen(chunk: bytearray) -> bool:
-    """True while somebody has a view of it: then its length cannot change."""
-    try:
-        chunk.append(chunk.pop())
-    except BufferError:
-        return True
-    return False

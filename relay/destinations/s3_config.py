@@ -88,8 +88,10 @@ class BucketConfig(ConfigMembers):
     )
     key_template: KeyTemplateText = "{path}"
     overwrite: Literal["refuse", "replace"] = "refuse"
-    part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] = Field(
-        8 << 20, description="The size of a part, within half of `RELAY_MEMORY_PARTS`; a larger object gets larger ones."
+    part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] | None = Field(
+        None,
+        description="The size of a part, within half of `RELAY_MEMORY_PARTS`; a larger object gets larger ones. By default 16 MiB while "
+        "few uploads to stores run, else 8 MiB.",
     )
     sign_bodies: bool | None = Field(
         None,

@@ -60,7 +60,7 @@ class S3Writer:
         self._bucket = place.bucket
         self._new = new
         self._key = place.whole_key(new.key)
-        self._filling = Filling(place.tools, place.owner, new.declared_bytes, self)
+        self._filling = Filling(place.tools, place.owner, place.config.part_bytes, new.declared_bytes, self)
         self._sent: dict[int, SentPart] = {}
         self._upload_id: str | None = None
         self._creating: asyncio.Task[None] | None = None
@@ -123,8 +123,8 @@ class S3Writer:
         """
         if number > MOST_PARTS:
             raise UploadTooLarge("The object would have more parts than a bucket takes. Set a larger config.part_bytes.")
-        part_bytes = min(self._place.config.part_bytes, self._place.tools.memory.share_bytes)
-        return size_part(number, part_bytes, self._new.declared_bytes), PartDigests(is_signed=self._bucket.signs_bodies)
+        size = size_part(number, self._filling.part_bytes, self._new.declared_bytes)
+        return size, PartDigests(is_signed=self._bucket.signs_bodies)
 
     async def send(self, part: Part) -> None:
         """Send a part of the multipart upload."""

@@ -77,8 +77,10 @@ async def test_nothing_is_visible_before_the_publication_nor_after_a_discard(kee
 async def test_a_key_that_is_taken_is_told_and_what_stands_there_stays(keeper: StoreKeeper, *, is_whole: bool) -> None:
     content = some(keeper, is_whole=is_whole)
     keeper.put("taken.bin", b"first")
+    writer = keeper.open().begin(NewObject("taken.bin"))
     with pytest.raises(ObjectExists):
-        await keeper.open().begin(NewObject("taken.bin")).open()
+        await writer.open()
+    await writer.discard()
     for declared in (None, len(content)):
         with pytest.raises(ObjectExists):
             await store_object(keeper.open(), NewObject("taken.bin", declared), [content])

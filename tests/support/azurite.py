@@ -147,7 +147,7 @@ async def opened_azure(memory_bytes: int = 64 * MIB) -> AsyncIterator[AzureStore
     tools = Tools(PartMemory(memory_bytes), DigestThreads(), 3)
     try:
         yield AzureStores(client, tools)
-        assert tools.memory.held_bytes == 0, "everything that was held is given back"
+        assert tools.memory.held_bytes == tools.memory.open_objects == 0, "everything that was held is given back"
     finally:
         tools.digests.shutdown()
         await client.aclose()

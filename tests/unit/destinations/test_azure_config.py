@@ -20,7 +20,7 @@ SAS = "sv=2024-08-04&sr=c&sp=rcwd&se=2027-01-01T00%3A00%3A00Z&sig=aHVzaA%3D%3D"
 def test_little_is_enough() -> None:
     config = parse_config("azure", CONFIG)
     assert isinstance(config, AzureConfig)
-    assert (config.url, config.overwrite, config.block_bytes) == ("https://acmefiles.blob.core.windows.net", "refuse", 8 * MIB)
+    assert (config.url, config.overwrite, config.block_bytes) == ("https://acmefiles.blob.core.windows.net", "refuse", None)
     assert parse_config("azure", {**CONFIG, "prefix": "a/b/"}).model_dump()["prefix"] == "a/b"
 
 

@@ -10,7 +10,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.destinations import filling, parts
+from relay.destinations import filling, slabs
 from relay.destinations.filling import Filling, Part
 from relay.destinations.part_digests import DigestThreads, PartDigests
 from relay.destinations.parts import PartMemory
@@ -62,7 +62,7 @@ async def fill(tools: Tools, owner: str, content: bytes, *, is_declared: bool, s
     """Give an object's bytes as a client may send them; returns what is sent of it when it is sealed."""
     chance = random.Random(seed)
     keeper = Keeper(chance)
-    filled = Filling(tools, owner, len(content) if is_declared else None, keeper)
+    filled = Filling(tools, owner, PART, len(content) if is_declared else None, keeper)
     rest = memoryview(content)
     while rest:
         await filled.ready()
@@ -90,7 +90,7 @@ async def fill(tools: Tools, owner: str, content: bytes, *, is_declared: bool, s
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory in chunks of which few bytes need several."""
-    monkeypatch.setattr(parts, "SLAB_BYTES", 400)
+    monkeypatch.setattr(slabs, "SLAB_BYTES", 400)
     for name, size in {"SLAB_BYTES": 400, "FEW_BYTES": 100, "LEAST_BYTES": 10}.items():
         monkeypatch.setattr(filling, name, size)
 
@@ -124,7 +124,7 @@ def test_whatever_it_comes_in_the_same_bytes_are_sent(objects: list[tuple[str, i
                 filled.release()
                 filled.release()
         assert all(view == before for view, before in looks), "somebody else's bytes are where one still looks"
-        assert tools.memory.held_bytes == tools.memory.waiting == 0
+        assert tools.memory.held_bytes == tools.memory.waiting == tools.memory.open_objects == 0
         tools.digests.shutdown()
 
     asyncio.run(run())
@@ -141,7 +141,7 @@ async def give(filled: Filling, parts: int) -> None:
 
 async def test_too_many_parts_are_said_while_waiting_and_not_in_the_hands_of_the_wire() -> None:
     tools, keeper = Tools(), Keeper(random.Random(1))
-    filled = Filling(tools, "one", None, keeper)
+    filled = Filling(tools, "one", PART, None, keeper)
     with pytest.raises(UploadTooLarge):
         await give(filled, MOST + 2)
     await asyncio.gather(*filled.cut(), return_exceptions=True)
@@ -156,7 +156,7 @@ async def test_what_a_store_refuses_is_raised_to_whoever_writes() -> None:
             raise UploadTooLarge(f"part {part.number}")
 
     tools = Tools()
-    filled = Filling(tools, "one", 3 * PART, Refusing(random.Random(1)))
+    filled = Filling(tools, "one", PART, 3 * PART, Refusing(random.Random(1)))
     with pytest.raises(UploadTooLarge, match="part 1"):
         await give(filled, 3)
     filled.release()
@@ -166,7 +166,7 @@ async def test_what_a_store_refuses_is_raised_to_whoever_writes() -> None:
 
 async def test_a_client_that_sends_little_at_a_time_holds_little() -> None:
     tools = Tools()
-    filled = Filling(tools, "one", 100 * PART, Keeper(random.Random(1)))
+    filled = Filling(tools, "one", PART, 100 * PART, Keeper(random.Random(1)))
     await filled.ready()
     assert tools.memory.held_bytes == 0
     for sent in range(1, 2 * PART):

@@ -1,6 +1,7 @@
 """What parts may hold: the bound, the line, and that nobody waits for ever."""
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from collections import Counter
@@ -10,8 +11,21 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.destinations import slabs
 from relay.destinations.part_digests import DigestThreads, PartDigests
-from relay.destinations.parts import IDLE_SLABS, LARGEST_PART, MIB, MOST_PARTS, SLAB_BYTES, Loan, PartAccount, PartMemory, size_part
+from relay.destinations.parts import (
+    LARGE_PART_BYTES,
+    LARGEST_PART,
+    MIB,
+    MOST_PARTS,
+    PART_BYTES,
+    Loan,
+    PartAccount,
+    PartMemory,
+    size_part,
+)
+from relay.destinations.slabs import SLAB_BYTES
+from tests.support.waiting import until
 
 TIB = 1 << 40
 
@@ -26,6 +40,27 @@ def test_parts_of_a_known_length_are_equal_and_few_enough(length: int, part_byte
 def test_parts_of_an_unknown_length_grow_as_far_as_five_tebibytes() -> None:
     sizes = [size_part(number, 5 * MIB, None) for number in range(1, MOST_PARTS + 1)]
     assert sum(sizes) >= 5 * TIB and max(sizes) <= LARGEST_PART and set(sizes[:1_000]) == {5 * MIB} and sizes == sorted(sizes)
+
+
+def test_parts_are_large_while_few_objects_are_on_their_way() -> None:
+    memory, accounts, sizes = PartMemory(512 * MIB), list[PartAccount](), list[int]()
+    for owner in ("a", "a", "a", "a", "b", "b", "c", "c"):
+        accounts.append(memory.open(owner))
+        sizes.append(memory.choose_part_bytes(owner, None))
+    assert sizes == [LARGE_PART_BYTES] * 3 + [PART_BYTES] + [LARGE_PART_BYTES] * 3 + [PART_BYTES]
+    assert memory.choose_part_bytes("c", 5 * MIB) == 5 * MIB, "as the destination says"
+    assert memory.choose_part_bytes("c", 5_000 * MIB) == memory.share_bytes
+    for account in accounts * 2:
+        account.close()
+    assert memory.open_objects == 0
+    memory.open("a")
+    assert memory.choose_part_bytes("a", None) == LARGE_PART_BYTES
+
+
+def test_little_memory_has_small_parts() -> None:
+    memory = PartMemory(32 * MIB)
+    memory.open("a")
+    assert memory.choose_part_bytes("a", None) == PART_BYTES
 
 
 class Uploads:
@@ -151,7 +186,7 @@ async def test_parked_objects_have_a_bound_of_their_own() -> None:
     assert memory.held_bytes == 0
 
 
-def test_memory_is_used_again_unless_somebody_still_looks_at_it_and_within_the_bound() -> None:
+async def test_memory_is_used_again_unless_somebody_still_looks_at_it_and_within_the_bound() -> None:
     memory = PartMemory(64 * MIB)
     seen, unseen = memory.take_chunk(SLAB_BYTES), memory.take_chunk(SLAB_BYTES)
     view = memoryview(seen)[5:9]
@@ -162,9 +197,9 @@ def test_memory_is_used_again_unless_somebody_still_looks_at_it_and_within_the_b
     other = memory.take_chunk(SLAB_BYTES)
     other[:] = b"x" * SLAB_BYTES
     assert other is not seen and bytes(view) == b"mine" and len(unseen) == SLAB_BYTES
-    for _ in range(2 * IDLE_SLABS):
+    for _ in range(20):
         memory.leave_chunk(bytearray(SLAB_BYTES))
-    assert memory.spare_bytes == IDLE_SLABS * SLAB_BYTES
+    assert memory.spare_bytes == 56 * MIB
 
 
 async def test_what_is_kept_for_the_next_counts_within_the_bound() -> None:
@@ -182,7 +217,34 @@ async def test_what_is_kept_for_the_next_counts_within_the_bound() -> None:
     assert memory.held_bytes == 46 * MIB and room - SLAB_BYTES <= memory.held_bytes + memory.spare_bytes <= room
     account.close()
     other.close()
-    assert memory.held_bytes == 0 and memory.spare_bytes <= IDLE_SLABS * SLAB_BYTES
+    assert memory.held_bytes == 0
+
+
+async def test_what_nobody_needs_any_more_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what goes from one to the next is not."""
+    monkeypatch.setattr(slabs, "IDLE_SECONDS", 0.05)
+    memory = PartMemory(512 * MIB)
+    for chunk in [memory.take_chunk(SLAB_BYTES) for _ in range(10)]:
+        memory.leave_chunk(chunk)
+    known = memory.take_chunk(SLAB_BYTES)
+    assert memory.spare_bytes == 9 * SLAB_BYTES
+    memory.leave_chunk(known)
+
+    async def use() -> None:
+        while True:
+            used = [memory.take_chunk(SLAB_BYTES) for _ in range(3)]
+            assert used[0] is known
+            await asyncio.sleep(0)
+            while used:
+                memory.leave_chunk(used.pop())
+
+    using = asyncio.create_task(use())
+    await until(lambda: memory.spare_bytes <= 3 * SLAB_BYTES)
+    await asyncio.sleep(0.2)
+    using.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await using
+    await until(lambda: memory.spare_bytes == 0)
 
 
 async def test_digests_are_those_of_the_whole_and_of_each_part() -> None:
