@@ -111,6 +111,8 @@ STARRED_PEERS = {NGINX: "nginx-256k", TEXTBOOK: "textbook", CADDY: "caddy", NGIN
 """Whom every run measures."""
 SHORT_TRIAL, FULL_ROUNDS, SHORT_ROUNDS = 0.3, 5, 3
 """Of rows whose ratios are of programs: what is measured side by side must be so before the machine's mood changes, and often."""
+HALF_TRIAL, MORE_ROUNDS = 0.5, 3
+"""Of the other rows in which nginx shows what the machine adds."""
 OTHER_PEERS = {
     "fastapi-proxy-lib": "proxy-lib",
     "nginx default": "nginx-default",
@@ -181,7 +183,8 @@ def starred_rows(*, is_full: bool) -> list[Row]:
 
 def _framed(name: str, title: str, load: Load, framed: Load, other: str) -> Row:
     servers = [Entrant(name=RELAY, server="relay", load=framed), Entrant(name=other, server="relay", load=load), *entrants(load, CONTROL)]
-    return Row(name=name, title=title, entrants=servers, bounds=[Bound(metric="cpu_per_gib", against=other, floor=1.2, aim=1.05)])
+    bound = Bound(metric="cpu_per_gib", against=other, floor=1.2, aim=1.05)
+    return Row(name=name, title=title, entrants=servers, bounds=[bound], seconds=HALF_TRIAL, rounds=MORE_ROUNDS)
 
 
 def _latency() -> Row:
@@ -211,7 +214,9 @@ def _connections(counts: Sequence[int]) -> Row:
     ]
     control = entrants(replace(load, connections=16), CONTROL)
     theirs = [replace(control[0], name=f"{NGINX}, {count:,} connections", load=replace(load, connections=count)) for count in counts[2:]]
-    return Row(name="connections", title="more connections, 64 KiB", entrants=[*runs, *control, *theirs], bounds=bounds)
+    takers = [*runs, *control, *theirs]
+    title = "more connections, 64 KiB"
+    return Row(name="connections", title=title, entrants=takers, bounds=bounds, seconds=HALF_TRIAL, rounds=MORE_ROUNDS)
 
 
 def _tenants(counts: Sequence[int]) -> Row:
@@ -221,7 +226,16 @@ def _tenants(counts: Sequence[int]) -> Row:
     first, *others = names.values()
     bounds = [Bound(metric="cpu_per_request", of=name, against=first, floor=1.10, aim=1.05) for name in others]
     control = entrants(replace(load, sink="plain"), CONTROL)
-    return Row(name="tenants", title="more tenants, 1 KiB × 16", entrants=[*runs, *control], bounds=bounds, group="tenants", kind="tenants")
+    return Row(
+        name="tenants",
+        title="more tenants, 1 KiB × 16",
+        entrants=[*runs, *control],
+        bounds=bounds,
+        group="tenants",
+        kind="tenants",
+        seconds=HALF_TRIAL,
+        rounds=MORE_ROUNDS,
+    )
 
 
 def _stalled(count: int) -> list[Row]:
@@ -247,7 +261,15 @@ def _workers() -> Row:
     other = "Relay, one worker"
     servers = {RELAY: "relay-2", other: "relay", **CONTROL}
     bound = Bound(metric="cpu_per_gib", against=other, floor=1.1, aim=1.0)
-    return Row(name="workers", title="two workers, 16 MiB × 8", entrants=entrants(load, servers), bounds=[bound], group="workers")
+    return Row(
+        name="workers",
+        title="two workers, 16 MiB × 8",
+        entrants=entrants(load, servers),
+        bounds=[bound],
+        group="workers",
+        seconds=HALF_TRIAL,
+        rounds=MORE_ROUNDS,
+    )
 
 
 def _tls() -> Row:
@@ -255,7 +277,15 @@ def _tls() -> Row:
     nginx = "nginx 256k with TLS"
     bound = Bound(metric="cpu_per_gib", against=nginx, floor=1.5, aim=1.1)
     servers = {RELAY: "relay-tls", nginx: "nginx-tls", nginx + AGAIN: "nginx-tls"}
-    return Row(name="tls", title="TLS in front, 64 MiB × 4", entrants=entrants(load, servers), bounds=[bound], group="tls")
+    return Row(
+        name="tls",
+        title="TLS in front, 64 MiB × 4",
+        entrants=entrants(load, servers),
+        bounds=[bound],
+        group="tls",
+        seconds=HALF_TRIAL,
+        rounds=MORE_ROUNDS,
+    )
 
 
 def _disk() -> Row:

@@ -164,6 +164,31 @@ async def test_what_a_store_refuses_is_raised_to_whoever_writes() -> None:
     tools.digests.shutdown()
 
 
+async def test_a_part_that_failed_is_told_to_the_next_bytes_whatever_room_there_is() -> None:
+    """Else a slow client would send to the end of its part before it heard of it."""
+    refused = asyncio.Event()
+
+    class Refusing(Keeper):
+        async def send(self, part: Part) -> None:
+            refused.set()
+            raise UploadTooLarge(f"part {part.number}")
+
+    tools = Tools()
+    filled = Filling(tools, "one", PART, 3 * PART, Refusing(random.Random(1)))
+    await filled.ready()
+    filled.take(bytes(PART))
+    await filled.ready()
+    assert filled.take(b"x")
+    await refused.wait()
+    await asyncio.sleep(0.01)
+    assert not filled.take(b"x")
+    with pytest.raises(UploadTooLarge, match="part 1"):
+        await filled.ready()
+    filled.release()
+    assert tools.memory.held_bytes == 0
+    tools.digests.shutdown()
+
+
 async def test_a_client_that_sends_little_at_a_time_holds_little() -> None:
     tools = Tools()
     filled = Filling(tools, "one", PART, 100 * PART, Keeper(random.Random(1)))
