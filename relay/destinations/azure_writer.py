@@ -24,7 +24,7 @@ from relay.destinations.azure_place import ASK_PATIENCE, AzurePlace
 from relay.destinations.filling import Filling, Part
 from relay.destinations.object_store import NewObject, Published
 from relay.destinations.part_digests import PartDigests
-from relay.destinations.parts import OwnedPiece
+from relay.destinations.parts import PART_BYTES, OwnedPiece
 from relay.destinations.publication import Publication
 from relay.destinations.store_requests import Reply
 from relay.errors import DependencyFault, DestinationBroke, ObjectExists, RelayError, UploadTooLarge
@@ -118,7 +118,7 @@ class BlobWriter:
         """
         self._kept = kept_fields(self._new)
         declared = self._new.declared_bytes
-        if self._place.is_blind or (declared is not None and declared <= self._filling.part_bytes):
+        if self._place.is_blind or (declared is not None and declared <= min(self._filling.part_bytes, PART_BYTES)):
             return
         if await self._place.find_standing(self._key, ASK_PATIENCE) is not None and self._place.is_refusing:
             raise ObjectExists

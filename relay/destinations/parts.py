@@ -30,7 +30,7 @@ from relay.destinations.slabs import Slabs
 MIB: Final = 1 << 20
 PART_BYTES: Final = 8 * MIB
 LARGE_PART_BYTES: Final = 16 * MIB
-CALM_PARTS: Final = 4
+CALM_PARTS: Final = 8
 """Parts are large while there would be room for so many of them for each object of the tenant, and of the process."""
 MOST_PARTS: Final = 10_000
 LARGEST_PART: Final = 5 << 30

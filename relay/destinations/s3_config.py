@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from relay.destinations.addresses import BaseUrl, is_address
 from relay.destinations.keys import KeyTemplateText
 from relay.destinations.members import ConfigMembers, Reveal, Seconds, misfit
+from relay.destinations.parts import PART_BYTES
 from relay.destinations.tls_config import CLIENT_KEY, SecretsWithTls, Tls, check_identity, check_scheme, find_client_key
 
 SMALLEST_PART = 5 << 20
@@ -91,7 +92,7 @@ class BucketConfig(ConfigMembers):
     part_bytes: Annotated[int, Field(ge=SMALLEST_PART, le=LARGEST_PART)] | None = Field(
         None,
         description="The size of a part, within half of `RELAY_MEMORY_PARTS`; a larger object gets larger ones. By default 16 MiB while "
-        "few uploads to stores run, else 8 MiB.",
+        "few uploads to stores run, else 8 MiB, and with `total_timeout_seconds`.",
     )
     sign_bodies: bool | None = Field(
         None,
@@ -132,6 +133,11 @@ class BucketConfig(ConfigMembers):
     def url(self) -> str:
         """Where the store is."""
         raise NotImplementedError
+
+    @property
+    def told_part_bytes(self) -> int | None:
+        """The size of a part where none is to be chosen: a large one could take longer than a request may."""
+        return self.part_bytes or (PART_BYTES if self.total_timeout_seconds is not None else None)
 
     @property
     def is_path_style(self) -> bool:

@@ -60,7 +60,7 @@ class S3Writer:
         self._bucket = place.bucket
         self._new = new
         self._key = place.whole_key(new.key)
-        self._filling = Filling(place.tools, place.owner, place.config.part_bytes, new.declared_bytes, self)
+        self._filling = Filling(place.tools, place.owner, place.config.told_part_bytes, new.declared_bytes, self)
         self._sent: dict[int, SentPart] = {}
         self._upload_id: str | None = None
         self._creating: asyncio.Task[None] | None = None

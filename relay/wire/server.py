@@ -24,7 +24,6 @@ Who moves them: the client's bytes (``buffer_updated``), the app's answer (``com
 once a second for all connections, so that no request pays for a timer).
 
 What bounds time: a connection whose reads are full gives way to the others once the loop's turn has lasted (``rota``).
-
 What bounds memory: one read is at most the intake's slice; at most one and a little is unread; held bytes are at most one
 read; what waits to be sent is bounded by the transport's high-water mark, since ``send`` waits for it.
 
@@ -130,14 +129,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        is_first = self._state is State.HEAD
-        self._is_late = is_first and not self._head and not self._shared.rota.may_begin(self._loop)
+        self._is_late = self._state is State.HEAD and not self._head and not self._shared.rota.may_begin(self._loop)
         if self._is_late:
             return self._intake.late
         is_next_request = self._state is State.WHOLE  # held until it is its turn, and not counted among those that run
         if self._is_dear or is_next_request:
             return self._intake.tiny
-        return self._intake.first if is_first else self._intake.slice
+        return self._intake.first if self._state is State.HEAD else self._intake.slice
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._is_late:
@@ -196,15 +194,19 @@ class Connection(asyncio.BufferedProtocol):
         """Hold what came of a request until it is its turn to begin."""
         self._is_late = False
         self._held, self._held_at = self._intake.buffer[:nbytes], 0
-        self._deadline = None
         self._stop_reading()
         self._shared.rota.let_wait(self)
 
     def begin_late(self) -> None:
         """Begin what was held: it is its turn."""
-        if self._state is State.HEAD and self._held and not self.is_gone:
+        if self._state is not State.HEAD or not self._held or self.is_gone:
+            return
+        try:
             self._take_held()
             self.read_on()
+        except Exception:
+            self._abort()  # else it would stand still for ever
+            raise
 
     # ── what has come ────────────────────────────────────────────────────────────────────────────
 
@@ -400,7 +402,8 @@ class Connection(asyncio.BufferedProtocol):
             self._end()
             return
         if can_send_end:
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # asyncio's raises on a connection that was reset
+                self._transport.write_eof()
         self.read_on()
 
     def cut(self) -> None:
@@ -477,7 +480,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def tick(self, now: float) -> None:
         """Look at the clock, and for a client that vanished while nothing is read from it."""
-        if self._deadline is not None and now >= self._deadline:
+        is_waiting = self._state is State.HEAD and self._held  # for its turn to begin, which is not its client's fault
+        if self._deadline is not None and now >= self._deadline and not is_waiting:
             self._expire()
         elif not self._is_reading and self._state is State.BODY and is_reset(socket_of(self._transport)):
             self._transport.abort()

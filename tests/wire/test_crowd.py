@@ -44,6 +44,12 @@ async def read_answers(clients: list[RawClient], sizes: list[int]) -> None:
     assert [(told.status, told.body) for told in answers] == [(200, b"%d" % size) for size in sizes]
 
 
+def let_nobody_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request has to wait."""
+    monkeypatch.setattr(rota, "BEGUN_MOST", 0)
+    monkeypatch.setattr(rota, "BEGUN_SHARE", 100 * CROWD)
+
+
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_few_begin_in_one_turn_of_the_loop(loop: str, is_tls: bool, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_few_begin_in_one_turn_of_the_loop(loop: str, is_tls: bool, tmp_path: Pa
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_who_waits_has_no_time_that_runs_out_and_is_answered_before_the_end(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rota, "BEGUN_MOST", 0)
+    let_nobody_begin(monkeypatch)
     monkeypatch.setattr(surroundings, "TICK_SECONDS", 0.05)
 
     async def run() -> None:
@@ -96,7 +102,7 @@ def test_who_waits_has_no_time_that_runs_out_and_is_answered_before_the_end(loop
 @pytest.mark.parametrize("loop", LOOPS)
 def test_who_has_left_while_it_waited_is_forgotten(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it sent is not begun, and the others are."""
-    monkeypatch.setattr(rota, "BEGUN_MOST", 0)
+    let_nobody_begin(monkeypatch)
     begun = 0
 
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +128,7 @@ def test_who_has_left_while_it_waited_is_forgotten(loop: str, monkeypatch: pytes
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_end_behind_a_request_that_waits_does_not_lose_it(loop: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Over TLS the end is read together with what stands before it."""
-    monkeypatch.setattr(rota, "BEGUN_MOST", 0)
+    let_nobody_begin(monkeypatch)
     certificate, received = make_certificate(tmp_path), list[bytes]()
 
     async def note(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -134,5 +140,23 @@ def test_an_end_behind_a_request_that_waits_does_not_lose_it(loop: str, monkeypa
                 await client.send(POST % 5 + b"hello")
                 client.close()
             await until(lambda: received == [b"hello"])
+
+    run_in(loop, run)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_sends_nothing_but_empty_lines_is_closed_in_its_time(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it waits for its turn."""
+    let_nobody_begin(monkeypatch)
+    monkeypatch.setattr(surroundings, "TICK_SECONDS", 0.05)
+
+    async def run() -> None:
+        async with serving(count, head_seconds=0.3) as served, crowd(served, None) as clients:
+            await asyncio.gather(*(client.send(b"\r\n") for client in clients))
+            await until(lambda: all(connection._held for connection in served.connections))
+            monkeypatch.setattr(rota, "BEGUN_MOST", BEGUN_MOST)
+            async with RawClient(*served.address) as another:
+                await read_answers([another], await send_together([another]))
+            assert {await client.end() for client in clients} == {"fin"}
 
     run_in(loop, run)

@@ -44,10 +44,10 @@ def test_parts_of_an_unknown_length_grow_as_far_as_five_tebibytes() -> None:
 
 def test_parts_are_large_while_few_objects_are_on_their_way() -> None:
     memory, accounts, sizes = PartMemory(512 * MIB), list[PartAccount](), list[int]()
-    for owner in ("a", "a", "a", "a", "b", "b", "c", "c"):
+    for owner in ("a", "a", "b", "c"):
         accounts.append(memory.open(owner))
         sizes.append(memory.choose_part_bytes(owner, None))
-    assert sizes == [LARGE_PART_BYTES] * 3 + [PART_BYTES] + [LARGE_PART_BYTES] * 3 + [PART_BYTES]
+    assert sizes == [LARGE_PART_BYTES, PART_BYTES, LARGE_PART_BYTES, PART_BYTES]
     assert memory.choose_part_bytes("c", 5 * MIB) == 5 * MIB, "as the destination says"
     assert memory.choose_part_bytes("c", 5_000 * MIB) == memory.share_bytes
     for account in accounts * 2:

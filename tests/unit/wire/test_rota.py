@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from relay.wire import rota as module
-from relay.wire.rota import BEGUN_MOST, TURN_SECONDS, Rota
+from relay.wire.rota import BEGUN_MOST, BEGUN_SHARE, TURN_SECONDS, Rota
 
 LOOK_SECONDS = TURN_SECONDS / 3.5
 LOOKS = 4
@@ -151,3 +151,17 @@ async def test_so_many_begin_in_a_turn_and_the_others_in_their_order() -> None:
     assert begun == list(range(-BEGUN_MOST, 2 * BEGUN_MOST + 1))
     await asyncio.sleep(0)
     assert rota.may_begin(loop)
+
+
+async def test_of_a_long_line_more_begin() -> None:
+    loop, rota, begun = asyncio.get_running_loop(), Rota(), list[int]()
+    line = 100 * BEGUN_MOST * BEGUN_SHARE
+    for name in range(1, line + 1):
+        rota.let_wait(Waiting(name, begun))
+    rota.may_begin(loop)
+    turns = 0
+    while len(begun) < line:
+        await asyncio.sleep(0)
+        turns += 1
+        assert turns < 8 * BEGUN_SHARE
+    assert begun == list(range(1, line + 1))
