@@ -112,7 +112,7 @@ STARRED_PEERS = {NGINX: "nginx-256k", TEXTBOOK: "textbook", CADDY: "caddy", NGIN
 SHORT_TRIAL, FULL_ROUNDS, SHORT_ROUNDS = 0.3, 5, 3
 """Of rows whose ratios are of programs: what is measured side by side must be so before the machine's mood changes, and often."""
 HALF_TRIAL, MORE_ROUNDS = 0.5, 3
-"""Of the other rows in which nginx shows what the machine adds."""
+"""Of the other rows in which nginx, or nobody in between, shows what the machine adds."""
 OTHER_PEERS = {
     "fastapi-proxy-lib": "proxy-lib",
     "nginx default": "nginx-default",
@@ -191,7 +191,8 @@ def _latency() -> Row:
     load = Load(size=64 * KIB, connections=4, rate=50.0)
     servers = {RELAY: "relay", DIRECT: "direct", NGINX: "nginx-256k", TEXTBOOK: "textbook"}
     bound = Bound(metric="p99_ms", against=DIRECT, how="difference", floor=2.0, aim=1.0)
-    return Row(name="latency", title="added latency, 64 KiB at 50/s", entrants=entrants(load, servers), bounds=[bound], seconds=2.5)
+    title = "added latency, 64 KiB at 50/s"
+    return Row(name="latency", title=title, entrants=entrants(load, servers), bounds=[bound], seconds=2.5, rounds=MORE_ROUNDS)
 
 
 def _lag(name: str, load: Load) -> Row:

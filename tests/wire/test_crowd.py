@@ -18,7 +18,8 @@ from tests.support.waiting import until
 from tests.wire.test_server import POST, Receive, Scope, Send, Served, count, serving
 
 CROWD = 5 * BEGUN_MOST
-SIZES = [0, 1, LATE - 100, LATE, 70_000, 1_500_000]
+SIZES = [0, 1, LATE - 100, LATE, 70_000]
+LONG = 1_500_000
 
 
 @contextlib.asynccontextmanager
@@ -31,9 +32,10 @@ async def crowd(served: Served, certificate: Certificate | None) -> AsyncIterato
         yield clients
 
 
-async def send_together(clients: list[RawClient]) -> list[int]:
-    """Send a request by each of them, and tell the sizes of their bodies."""
-    sizes = [SIZES[number % len(SIZES)] for number in range(len(clients))]
+async def send_together(clients: list[RawClient], *more: int) -> list[int]:
+    """Send a request by each of them, and tell the sizes of their bodies. ``more`` are sizes that no kernel holds unread."""
+    of_each = [*SIZES, *more]
+    sizes = [of_each[number % len(of_each)] for number in range(len(clients))]
     await asyncio.gather(*(client.send(POST % size + b"x" * size) for client, size in zip(clients, sizes, strict=True)))
     return sizes
 
@@ -42,6 +44,12 @@ async def read_answers(clients: list[RawClient], sizes: list[int]) -> None:
     """Take the answers: each tells the size of its body."""
     answers = await asyncio.gather(*(client.answer() for client in clients))
     assert [(told.status, told.body) for told in answers] == [(200, b"%d" % size) for size in sizes]
+
+
+def let_time_run_out(served: Served) -> None:
+    """Of every connection that has any."""
+    for connection in served.connections:
+        connection._deadline = connection._deadline and 0.0
 
 
 def let_nobody_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +79,7 @@ def test_few_begin_in_one_turn_of_the_loop(loop: str, is_tls: bool, tmp_path: Pa
         async with serving(note, certificate=certificate) as served, crowd(served, certificate) as clients:
             count_turn()
             for _ in range(3):
-                await read_answers(clients, await send_together(clients))
+                await read_answers(clients, await send_together(clients, LONG))
             is_over = True
 
     run_in(loop, run)
@@ -85,10 +93,12 @@ def test_who_waits_has_no_time_that_runs_out_and_is_answered_before_the_end(loop
     monkeypatch.setattr(surroundings, "TICK_SECONDS", 0.05)
 
     async def run() -> None:
-        async with serving(count, head_seconds=0.2) as served:
+        async with serving(count) as served:
             async with crowd(served, None) as clients:
                 sizes = await send_together(clients)
-                await asyncio.sleep(0.5)
+                await until(lambda: all(connection._held for connection in served.connections))
+                let_time_run_out(served)
+                await asyncio.sleep(0.2)
                 held = [len(connection._held) for connection in served.connections]
                 assert len(held) == CROWD
                 assert 0 < min(held) <= max(held) <= LATE
@@ -151,12 +161,13 @@ def test_who_sends_nothing_but_empty_lines_is_closed_in_its_time(loop: str, monk
     monkeypatch.setattr(surroundings, "TICK_SECONDS", 0.05)
 
     async def run() -> None:
-        async with serving(count, head_seconds=0.3) as served, crowd(served, None) as clients:
+        async with serving(count) as served, crowd(served, None) as clients:
             await asyncio.gather(*(client.send(b"\r\n") for client in clients))
             await until(lambda: all(connection._held for connection in served.connections))
             monkeypatch.setattr(rota, "BEGUN_MOST", BEGUN_MOST)
             async with RawClient(*served.address) as another:
                 await read_answers([another], await send_together([another]))
+            let_time_run_out(served)
             assert {await client.end() for client in clients} == {"fin"}
 
     run_in(loop, run)
