@@ -10,7 +10,7 @@ import ctypes
 from typing import Any, Final
 
 LOOK_SECONDS: Final = 10.0
-MUCH: Final = 32 << 20
+MUCH: Final = 16 << 20
 
 
 class _Info(ctypes.Structure):

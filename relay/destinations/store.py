@@ -154,7 +154,7 @@ class _Filing:
     async def begin(self, new: NewObject, part: FilePart | None = None) -> ObjectWriter:
         """Begin the next object; the one before is published."""
         if new.key in self._keys:
-            raise FormInvalid("Two files of the form have the same name. Name them differently.")
+            raise FormInvalid("Two files of the form would have the same key. Name them differently, or send each by itself.")
         self._keys.add(new.key)
         self._new, self._part, self._writer = new, part, self._store.begin(new)
         await self._writer.open()
