@@ -14,7 +14,7 @@ SLAB_BYTES: Final = 4 << 20
 IDLE_SECONDS: Final = 30.0
 """In a virtual machine 64 MiB that come anew cost 40 ms of processor time, as much as their SHA-256."""
 GIVEN_MOST: Final = 8
-"""So many are given back at once, which takes a millisecond or two, and the next after ``PAUSE_SECONDS``."""
+"""So many are given back at once, which takes about two milliseconds, and the next after ``PAUSE_SECONDS``."""
 PAUSE_SECONDS: Final = 0.05
 
 
