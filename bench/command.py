@@ -9,6 +9,7 @@ from types import FrameType
 
 from bench.generator import raise_file_limit
 from bench.machine import describe
+from bench.network import HOSTS, congestion_control, enter_network, told_network
 from bench.page import CHART, PAGE, write_page
 from bench.processes import ROOT, BrokenError
 from bench.record import Record, read_results
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--rows", help="only these, by their short names, with commas")
     running.add_argument("--results", type=Path, help="where the results go")
     running.add_argument("--database-url", help="a migrated Postgres for Relay; default: an embedded one")
+    running.add_argument("--host-network", action="store_true", help="on the host's own loopback, as it is set; so too with --database-url")
     running.set_defaults(action=run)
     rendering = commands.add_parser("render", help=f"print {PAGE.relative_to(ROOT)} and its chart from results")
     rendering.add_argument("results", type=Path, nargs="?")
@@ -68,7 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     path = arguments.results or (FULL_RESULTS if arguments.full else RESULTS)
     is_continued = arguments.is_continued and path.exists()
     record = Record(path, is_continued=is_continued)
-    about = describe() | {"scale": arguments.scale, "full": arguments.full}
+    network = HOSTS if arguments.host_network or arguments.database_url else enter_network()
+    about = describe() | {"network": network, "congestion": congestion_control(), "scale": arguments.scale, "full": arguments.full}
     check_same(path, record.results.about, about)
     record.add("run", about)
     length = "small" if arguments.scale == "small" else "full" if arguments.full else "short"
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         record, Plan(rounds=arguments.rounds, seconds=SECONDS[length], deadline=deadline, database_url=arguments.database_url)
     )
     print(f"{about['processor']}, {about['cores']} cores, {about['kernel']}, {about['python']}; load {about['load']}")
+    print(f"network: {told_network(about)}")
     print(f"results: {path}")
     session.run(rows)
     for line in told_on_terminal(rows, record.results):
@@ -87,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check_same(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
     """Raise where a run would be continued on another machine, with other programs or another Relay."""
-    for name in ("processor", "cores", "kernel", "python", "peers", "relay", "scale"):
+    for name in ("processor", "cores", "kernel", "python", "network", "congestion", "peers", "relay", "scale"):
         if before and before.get(name) != now.get(name):
             raise BrokenError(
                 f"{path} cannot be continued: {name} was {before.get(name)!r} and is {now.get(name)!r}. "

@@ -2,7 +2,7 @@
 
 A ratio is made within a round and its median and range taken over the rounds. Nothing is judged of a row in which nginx
 differs from itself by more than 5 %, with fewer than seven rounds, or at all while the median over all rows is off so far; nor of
-a value of which the machine's own part is more than half of the floor.
+a value of which the machine's own part, which somebody shows who does without Relay or without a load, is more than half of the floor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.loads import GIB
-from bench.record import Results
+from bench.record import LEAST_ROUNDS, Results
 from bench.rows import Bound, Metric, Row
 from bench.trials import Trial
 
-LEAST_ROUNDS = 7
 MOST_NOISE = 0.05
 MOST_AT_REST = 0.5
 
@@ -169,5 +168,5 @@ def _disturbance(row: Row, results: Results, bound: Bound, noise: Noise, noise_o
     if bound.at_rest is not None:
         own = Spread.of(figures(results.rounds_of(row.name), bound.at_rest, bound.metric))
         if own is not None and own.median > MOST_AT_REST * bound.floor:
-            return f"{own.median:.2f} at rest"
+            return f"{bound.at_rest}: {own.median:.2f}"
     return ""

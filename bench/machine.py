@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from bench.processes import ROOT
 from bench.servers import python_version, version_of
 
 PEERS = ("nginx", "haproxy", "caddy", "in Python")
+
+_WORKING, _STOLEN = (0, 1, 2, 5, 6), 7
+"""Of the first line of ``/proc/stat`` (proc_stat(5)): user, nice, system, irq, softirq; steal."""
 
 
 def describe() -> dict[str, Any]:
@@ -53,3 +57,25 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return told.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """How long the processors have worked, and were kept from working by the host that they are shared with."""
+
+    working: int = 0
+    stolen: int = 0
+
+    @classmethod
+    def now(cls) -> "Ticks":
+        """Since the machine began. Where the system does not tell, nothing."""
+        try:
+            told = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        except OSError:
+            return cls()
+        return cls(sum(int(told[at]) for at in _WORKING), int(told[_STOLEN]))
+
+    def stolen_since(self, before: "Ticks") -> float:
+        """The share that was stolen of the time between two looks in which there was something to do."""
+        working, stolen = self.working - before.working, self.stolen - before.stolen
+        return stolen / (working + stolen) if working + stolen > 0 else 0.0

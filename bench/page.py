@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.chart import draw, panels
 from bench.judgement import noise_of_all
+from bench.network import told_network
 from bench.processes import ROOT
 from bench.record import Results
 from bench.rows import Row, all_rows
@@ -67,6 +68,7 @@ def _machine(about: dict[str, Any]) -> Iterator[str]:
         "Processor": f"{about['processor']}, {about['cores']} cores",
         "Memory": f"{about['memory_gib']} GiB",
         "Kernel": about["kernel"],
+        "Network": told_network(about),
         "Relay runs on": f"{about['python']}, its own default loop",
         "Load before": about["load"],
         **{f"Peers: {name}": version for name, version in about["peers"].items()},

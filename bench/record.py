@@ -8,9 +8,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.trials import Trial
+
+LEAST_ROUNDS = 7
+"""Of fewer nothing is judged."""
 
 
 @dataclass(slots=True)
@@ -26,8 +30,13 @@ class Results:
     """By row: the rounds in which everybody has run."""
 
     def rounds_of(self, row: str) -> list[dict[str, Trial]]:
-        """The complete rounds of a row, in order."""
-        return [self.trials[row][number] for number in sorted(self.complete.get(row, ()))]
+        """The rounds of a row that count, in order: of the complete ones the half of which the host took the least, and seven at least."""
+        rounds = [self.trials[row][number] for number in sorted(self.complete.get(row, ()))]
+        if len(rounds) <= LEAST_ROUNDS:
+            return rounds
+        shares = [fmean(trial.stolen for trial in each.values()) for each in rounds]
+        most = sorted(shares)[max(LEAST_ROUNDS, (len(shares) + 1) // 2) - 1]
+        return [each for each, share in zip(rounds, shares, strict=True) if share <= most]
 
     def take(self, line: dict[str, Any]) -> None:
         """Take in one line."""

@@ -190,7 +190,7 @@ def _framed(name: str, title: str, load: Load, framed: Load, other: str) -> Row:
 def _latency() -> Row:
     load = Load(size=64 * KIB, connections=4, rate=50.0)
     servers = {RELAY: "relay", DIRECT: "direct", NGINX: "nginx-256k", TEXTBOOK: "textbook"}
-    bound = Bound(metric="p99_ms", against=DIRECT, how="difference", floor=2.0, aim=1.0)
+    bound = Bound(metric="p99_ms", against=DIRECT, how="difference", floor=2.0, aim=1.0, at_rest=DIRECT)
     title = "added latency, 64 KiB at 50/s"
     return Row(name="latency", title=title, entrants=entrants(load, servers), bounds=[bound], seconds=2.5, rounds=MORE_ROUNDS)
 

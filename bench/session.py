@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.kept import run_kept
+from bench.machine import Ticks
 from bench.processes import BrokenError
 from bench.record import Record
 from bench.rows import Entrant, Row
@@ -86,10 +87,12 @@ class Session:
         random.Random(f"{row.name} {round_}").shuffle(takers)
         for entrant in takers:
             print(f"  round {round_ + 1}/{self._rounds_of(row)}  {row.title}: {entrant.name:<40}", end="\r", flush=True)
+            before = Ticks.now()
             try:
                 trial = self._run_trial(stage, row, round_, entrant)
             except BrokenError as error:
                 raise BrokenError(f"{row.title}: {entrant.name}: {error}\n{stage.told_by(entrant.server)}") from None
+            trial.stolen = Ticks.now().stolen_since(before)
             self._record.add("trial", trial.as_record())
         self._record.add("round", {"row": row.name, "round": round_})
 

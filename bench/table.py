@@ -35,7 +35,7 @@ class Block:
     """One row, ready to be printed. ``notes`` stand below it."""
 
     row: Row
-    rounds: int
+    rounds: str
     head: list[str]
     lines: list[list[str]]
     verdicts: list[Verdict]
@@ -51,7 +51,9 @@ def blocks(rows: Sequence[Row], results: Results) -> Iterator[Block]:
         skipped = results.skipped.get(row.name, {})
         head, lines = _lines(row, rounds)
         notes = [f"{name}: skipped, {reason}" for name, reason in skipped.items()]
-        yield Block(row, len(rounds), head, lines, judge(row, results, noise_of_run), noise_of(row, rounds), notes)
+        measured = len(results.complete.get(row.name, ()))
+        counted = str(measured) if len(rounds) == measured else f"{len(rounds)} of {measured}"
+        yield Block(row, counted, head, lines, judge(row, results, noise_of_run), noise_of(row, rounds), notes)
 
 
 def _lines(row: Row, rounds: Sequence[dict[str, Trial]]) -> tuple[list[str], list[list[str]]]:

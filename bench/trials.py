@@ -45,6 +45,8 @@ class Trial:
     postgres_cpu: float | None = None
     generator_cpu: float = 0.0
     sink_cpu: float = 0.0
+    stolen: float = 0.0
+    """Of the time that somebody here had to do, the share in which the host let the processors do something else."""
     values: dict[str, float] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:

@@ -5,12 +5,14 @@ between judging and connecting gains nothing.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
 
 from relay.errors import DestinationRefusedTls, DestinationTimeout, DestinationUnreachable, EgressDenied
 from relay.wire.channel import Channel
+from relay.wire.kernel import unpaced_socket
 from relay.wire.names import Names
 from relay.wire.tls import Contexts, TlsTerms, explain
 
@@ -58,10 +60,28 @@ async def _first_that_answers(addresses: list[str], port: int) -> tuple[asyncio.
     loop = asyncio.get_running_loop()
     for address in addresses:
         try:
-            return await loop.create_connection(Channel, address, port)
+            unpaced = unpaced_socket(address)
+            if unpaced is None:
+                return await loop.create_connection(Channel, address, port)
+            return await _on_socket(unpaced, address, port)
         except OSError:
             continue
     raise DestinationUnreachable
+
+
+async def _on_socket(plain: socket.socket, address: str, port: int) -> tuple[asyncio.Transport, Channel]:
+    """Connect a socket that was set up before, as the loop does not.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_connect(plain, (address, port))
+        return await loop.create_connection(Channel, sock=plain)
+    except BaseException:
+        plain.close()
+        raise
 
 
 async def _secured(transport: asyncio.Transport, channel: Channel, context: ssl.SSLContext, name: str) -> Channel:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench.judgement import HOLDS, LEAST_ROUNDS, NOT_JUDGED, NOT_REACHED, Spread, judge, noise_of_all, ratios
+from bench.judgement import HOLDS, NOT_JUDGED, NOT_REACHED, Spread, judge, noise_of_all, ratios
 from bench.loads import GIB, KIB, Load
-from bench.record import Results
+from bench.record import LEAST_ROUNDS, Results
 from bench.rows import NGINX, NGINX_AGAIN, RELAY, TEXTBOOK, Bound, Entrant, Row, all_rows
 from bench.trials import Trial
 
@@ -75,7 +75,7 @@ def test_a_quiet_row_is_not_judged_in_a_run_that_is_off() -> None:
 def test_a_value_is_not_judged_where_the_machines_own_part_is_more_than_half_of_its_floor() -> None:
     bound = Bound(metric="cpu_per_gib", how="value", floor=10.0, at_rest=TEXTBOOK)
     assert verdict_of(bound, [(12.0, 5.0, 1.0, 1.0)] * LEAST_ROUNDS) == (NOT_REACHED, "", "")
-    assert verdict_of(bound, [(9.0, 5.1, 1.0, 1.0)] * LEAST_ROUNDS) == (NOT_JUDGED, "", "5.10 at rest")
+    assert verdict_of(bound, [(9.0, 5.1, 1.0, 1.0)] * LEAST_ROUNDS) == (NOT_JUDGED, "", f"{TEXTBOOK}: 5.10")
 
 
 def test_too_few_rounds_are_not_judged() -> None:

@@ -3,9 +3,8 @@
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from bench.judgement import LEAST_ROUNDS
 from bench.page import METHOD, PAGE, write_page
-from bench.record import Results
+from bench.record import LEAST_ROUNDS, Results
 from bench.rows import all_rows
 from bench.table import told_on_terminal
 from bench.trials import Trial
@@ -17,6 +16,8 @@ ABOUT = {
     "memory_gib": 8.0,
     "kernel": "Linux",
     "python": "Python",
+    "network": "the host",
+    "congestion": "cubic",
     "load": 0.0,
     "commit": "abc",
     "peers": {"nginx": "nginx/1"},
@@ -44,6 +45,7 @@ def test_full_run_becomes_a_page_and_a_chart(tmp_path: Path) -> None:
     write_page(full_results(), page, chart)
     text = page.read_text(encoding="utf-8")
     assert "A processor, 2 cores" in text
+    assert "| Network | the loopback of the host, cubic |" in text
     assert "| 1 GiB × 1: CPU s/GiB ÷ nginx 256k | 0.50 (0.50–0.50) | ≤ 1.3: holds | ≤ 0.9: holds |" in text
     assert "| 1 GiB × 1: GiB/s ÷ textbook | 1.00 (1.00–1.00) | ≥ 1.8: not reached |  |" in text
     assert "(chart.svg)" in text
