@@ -182,7 +182,8 @@ def starred_rows(*, is_full: bool) -> list[Row]:
 
 
 def _framed(name: str, title: str, load: Load, framed: Load, other: str) -> Row:
-    servers = [Entrant(name=RELAY, server="relay", load=framed), Entrant(name=other, server="relay", load=load), *entrants(load, CONTROL)]
+    ours = [Entrant(name=RELAY, server="relay", load=framed), Entrant(name=other, server="relay", load=load)]
+    servers = [*ours, *entrants(load, CONTROL), *entrants(framed, {f"{NGINX}, {name}": "nginx-256k"})]
     bound = Bound(metric="cpu_per_gib", against=other, floor=1.2, aim=1.05)
     return Row(name=name, title=title, entrants=servers, bounds=[bound], seconds=HALF_TRIAL, rounds=MORE_ROUNDS)
 

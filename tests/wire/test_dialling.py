@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,21 +41,23 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "PACING", {way_of_system()})
 
 
-async def hang_up(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close when the other side does."""
     await reader.read()
+    writer.close()
 
 
-async def dialled(port: int, seconds: float = 10.0) -> Channel:
+async def dialled(port: int, host: str = "127.0.0.1", seconds: float = 10.0) -> Channel:
     names = Names(DnsSettings())
     try:
         dialler = Dialler(names, lambda _host, _address: True, Contexts(None))
-        return await dialler.dial("127.0.0.1", port, owner="acme", terms=None, timeout=seconds)
+        return await dialler.dial(host, port, owner="acme", terms=None, timeout=seconds)
     finally:
         names.close()
 
 
-async def way_to(port: int) -> bytes:
-    channel = await dialled(port)
+async def way_to(port: int, host: str = "127.0.0.1") -> bytes:
+    channel = await dialled(port, host)
     try:
         assert channel._plain is not None
         return way_of(channel._plain)
@@ -63,24 +65,39 @@ async def way_to(port: int) -> bytes:
         channel.abort()
 
 
-def in_server(loop: str, talk: Callable[[int], Awaitable[bytes]]) -> bytes:
-    async def run() -> bytes:
-        async with server(hang_up) as port:
-            return await talk(port)
+async def way_to_server() -> bytes:
+    async with server(hang_up) as port:
+        return await way_to(port)
 
-    return run_in(loop, run)
+
+async def way_to_server_over_ipv6() -> bytes:
+    async with await asyncio.start_server(hang_up, "::1", 0) as running:
+        return await way_to(running.sockets[0].getsockname()[1], "::1")
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
 
 
 @on_both_loops
 @pytest.mark.usefixtures("paced")
 def test_a_connection_to_this_host_is_not_paced(loop: str) -> None:
-    assert in_server(loop, way_to) == b"reno"
+    assert run_in(loop, way_to_server) == b"reno"
+
+
+@on_both_loops
+@pytest.mark.usefixtures("paced")
+@pytest.mark.skipif(not has_ipv6(), reason="no ::1 here: `sysctl net.ipv6.conf.lo.disable_ipv6=0` enables it")
+def test_nor_is_one_over_ipv6(loop: str) -> None:
+    assert run_in(loop, way_to_server_over_ipv6) == b"reno"
 
 
 @on_both_loops
 def test_where_the_system_paces_nothing_a_connection_is_as_the_system_is_set(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "PACING", frozenset[bytes]())
-    assert in_server(loop, way_to) == way_of_system()
+    assert run_in(loop, way_to_server) == way_of_system()
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.1", "2001:db8::1", "::12", "::ffff:127.0.0.1"])
