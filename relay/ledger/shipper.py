@@ -7,9 +7,9 @@ only then moves its position: a batch is sent again until it is known to be in P
 changes nothing. It keeps one batch in memory and no more; with Postgres away the rest waits in the files.
 
 It wakes when an entry finishes, lingers briefly, and longer after a batch that was sent just before, so that a busy
-process sends tens of entries at once, and then goes on until nothing is left. A failure makes it wait, from 50 ms up to
-a second, and try again for ever. Nothing ends the loop but cancellation, and cancellation loses nothing: the position is
-where it was.
+process sends tens of entries at once; it begins behind an upload that ends, where one does soon, and goes on until nothing
+is left. A failure makes it wait, from 50 ms up to a second, and try again for ever. Nothing ends the loop but cancellation,
+and cancellation loses nothing: the position is where it was.
 
 At shutdown ``drain`` sends what it can; what is left stays on disk for the next process. Not here: what Postgres
 has against a row (``batches``), and the journals of other processes (``adoption``).
@@ -40,6 +40,8 @@ BATCH_ENTRIES: Final = 500
 LINGER_SECONDS: Final = 0.05
 SPACING_SECONDS: Final = 0.5
 """How far apart batches that are not full begin at least: one costs as much as dozens of its rows."""
+GAP_SECONDS: Final = 0.05
+"""How long a batch that is not full waits for an upload to end: behind one there is the longest time before the next."""
 PROBE_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 2.0
 RETRY_FIRST_SECONDS: Final = 0.05
@@ -95,14 +97,19 @@ class Shipper:
 
     async def _wait_for_entries(self) -> None:
         self._publish()
-        self._journal.arrived.clear()
         if not self._journal.entries:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_SECONDS):
-                    await self._journal.arrived.wait()
+            await self._await_entry(PROBE_SECONDS)
         if 0 < self._journal.entries < BATCH_ENTRIES:
             await asyncio.sleep(max(LINGER_SECONDS, self._began_at + SPACING_SECONDS - time.monotonic()))
+            await self._await_entry(GAP_SECONDS)
         self._began_at = time.monotonic()
+
+    async def _await_entry(self, most_seconds: float) -> None:
+        """Wait until the next entry has come, but not for longer than that."""
+        self._journal.arrived.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_seconds):
+                await self._journal.arrived.wait()
 
     async def _try_to_ship(self) -> None:
         """Ship all there is; on a failure note it and wait."""

@@ -12,7 +12,7 @@ import pytest
 from relay.db.engine import Database
 from relay.ledger.adoption import Adoption
 from relay.ledger.journal import Journal
-from relay.ledger.shipper import Shipper
+from relay.ledger.shipper import LINGER_SECONDS, Shipper
 from relay.settings import DatabaseSettings
 from relay.telemetry import JOURNAL_ENTRIES, JOURNAL_OLDEST_SECONDS
 from tests.support.entries import finished_entry, ledger_ids, make_entry, open_journal, read_usage
@@ -70,6 +70,16 @@ async def test_an_entry_arrives_by_itself(tmp_path: Path, postgres: OwnPostgres)
         await until(lambda: arrived(database, told))
         await until(lambda: journal.entries == 0)
         assert shipper.database_state == "ok"
+
+
+async def test_a_batch_begins_behind_an_upload_that_ends(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.ledger.shipper.GAP_SECONDS", 30.0)
+    async with shipping(tmp_path, database_url) as (journal, _shipper, database):
+        told = await tell(journal, 1)
+        await asyncio.sleep(LINGER_SECONDS * 6)
+        assert not await ledger_ids(database)
+        told += await tell(journal, 1)
+        await until(lambda: arrived(database, told))
 
 
 @pytest.mark.parametrize("fault", ["stop", "kill", "freeze"])

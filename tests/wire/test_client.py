@@ -39,7 +39,7 @@ async def destination(url: str, context: ssl.SSLContext | None = None, **config:
 
 
 @contextlib.asynccontextmanager
-async def server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def server(serve: Serve, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """A server of a test; what it does wrong, it does on purpose."""
     conversations: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -50,7 +50,7 @@ async def server(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIt
         with contextlib.suppress(asyncio.CancelledError, ConnectionError, EOFError):
             await serve(reader, writer)
 
-    running = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    running = await asyncio.start_server(accept, host, 0, ssl=context)
     async with running:
         yield running.sockets[0].getsockname()[1]
         for task, writer in conversations.items():
