@@ -13,8 +13,8 @@ keeps the body takes some of them anyway, in threads, and makes nothing visible 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Protocol, Self
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final, Protocol, Self
 
 from crc32c import crc32c
 
@@ -23,6 +23,9 @@ from relay.ledger.entry import now_us
 from relay.protocols.digests import CRC32C, Claims, Digests
 from relay.settings import UploadSettings
 from relay.wire.pieces import Piece, Room, Take, Unread, views_of
+
+NEVER: Final = 0
+"""For ``crc32c``: a piece takes less time than to let the interpreter go, and to have it back."""
 
 
 class Source(Protocol):
@@ -185,18 +188,24 @@ class RequestBody:
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
             self._breach = UploadTooLarge()
             return 0
-        for view in views_of(piece):
-            if self._takes_crc:
-                self._crc = crc32c(view, self._crc)
-            if self._digests is not None:
-                self._digests.update(view)
+        self._digest(views_of(piece))
         if self.received_bytes == self.declared_bytes:
             self._complete()
             if self._breach is not None:
                 return 0
         if self._digests is not None and isinstance(piece, Unread):  # what was claimed is proved of the very bytes that are handed on
-            return self._take(piece.view)
+            return self._take(piece.copy)
         return self._take(piece)
+
+    def _digest(self, views: Sequence[bytes | memoryview]) -> None:
+        if self._takes_crc:
+            crc = self._crc
+            for view in views:
+                crc = crc32c(view, crc, NEVER)
+            self._crc = crc
+        if self._digests is not None:
+            for view in views:
+                self._digests.update(view)
 
     def _end(self) -> None:
         if self.declared_bytes is not None and self.received_bytes != self.declared_bytes:

@@ -261,8 +261,8 @@ class Channel(asyncio.BufferedProtocol):
         if not self._is_plain or self._transport.get_write_buffer_size():
             return 0
         try:
-            if isinstance(data, Unread) and not before and len(data) >= MOVED_BYTES:
-                return data.move_to(self._file)
+            if isinstance(data, Unread) and len(before) <= select.PIPE_BUF and len(data) >= MOVED_BYTES:
+                return data.move_to(self._file, before)
             if before or not isinstance(data, bytes | memoryview):
                 return os.writev(self._file, (before, *views_of(data)))
             return os.write(self._file, data)

@@ -6,7 +6,11 @@ A byte that passes through a process is copied twice: out of the socket that it 
 Of a long body the second copy is spared. It is looked at (``MSG_PEEK``): that is a copy, of which digests are taken. Whoever
 takes the piece may have the kernel move it to another socket (``Unread.move_to``), which moves pages; or takes the copy.
 What was not moved is then discarded where it lies, which costs next to nothing. Whoever keeps what comes says where, and it
-is received there.
+is received there, unless the framing of chunks lies between.
+
+Of a body in large chunks the content is moved and the framing is left behind (``mover``): it was read in the copy, and what a
+sender could still change of it goes nowhere. Small chunks cost more in calls than in copies, and very many are dear to parse:
+the loop reads such a body again (``Framed.is_long``), in small reads.
 
     watching    the loop tells when something lies in the socket; it is looked at when it is its turn (``rota``), until nothing is left
     paused      nobody takes anything; what comes stays in the socket, and the client is slowed down
@@ -26,13 +30,13 @@ import socket
 import sys
 from typing import Final, Protocol
 
+from relay.errors import FramingInvalid
+from relay.protocols.framed import Framed
 from relay.wire.exchange import Exchange
 from relay.wire.kernel import socket_of
-from relay.wire.pieces import Unread
+from relay.wire.pieces import Unread, piece_of
 from relay.wire.surroundings import Surroundings
 
-LONG_BYTES: Final = 1 << 20
-"""Of a shorter rest it costs more to begin than is spared."""
 PLACED_BYTES: Final = 2 << 20
 """The most that is received at once where it is wanted: digests may be taken of it before anybody else has a turn."""
 
@@ -40,7 +44,8 @@ PLACED_BYTES: Final = 2 << 20
 class Owner(Protocol):
     """The connection whose body it is."""
 
-    def go_on(self, rest_bytes: int) -> None: ...
+    def go_on(self) -> None: ...
+    def refuse(self, fault: FramingInvalid) -> None: ...
     def stop_peeking(self) -> None: ...
     def give_up(self) -> None: ...
 
@@ -57,11 +62,11 @@ def prepare_peeking(transport: asyncio.BaseTransport) -> bool:
 class Peeking:
     """The reading of one long body. It is paused at first."""
 
-    def __init__(self, source: socket.socket, shared: Surroundings, exchange: Exchange, rest_bytes: int, owner: Owner) -> None:
+    def __init__(self, source: socket.socket, shared: Surroundings, exchange: Exchange, framed: Framed, owner: Owner) -> None:
         self._source = source
-        self._intake, self._pipe, self._rota = shared.intake, shared.pipe, shared.rota
+        self._intake, self._mover, self._rota = shared.intake, shared.mover, shared.rota
         self._exchange = exchange
-        self._rest_bytes = rest_bytes
+        self._framed = framed
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._is_watching = False
@@ -93,6 +98,8 @@ class Peeking:
         except OSError:
             self._owner.give_up()
             return False
+        except FramingInvalid as fault:
+            self._owner.refuse(fault)
         except Exception:
             self._owner.give_up()  # else the loop would call again, and again
             raise
@@ -104,17 +111,40 @@ class Peeking:
         Raises:
             OSError: there is nothing yet, or the connection is broken.
         """
-        room = self._exchange.room
-        view = (room[:PLACED_BYTES] if isinstance(room, memoryview) else self._intake.view_of(room))[: self._rest_bytes]
-        count = self._source.recv_into(view, 0, 0 if isinstance(room, memoryview) else socket.MSG_PEEK)
+        room, framed = self._exchange.room, self._framed
+        is_placed = False
+        if isinstance(room, memoryview):
+            is_placed = framed.is_bare
+            view = room[:PLACED_BYTES] if is_placed else self._intake.view_of(len(room))
+        else:
+            view = self._intake.view_of(room)
+        view = view[: framed.most_bytes]
+        count = self._source.recv_into(view, 0, 0 if is_placed else socket.MSG_PEEK)
         if not count:
             self._owner.stop_peeking()
             return
-        if isinstance(room, memoryview):
+        if is_placed:
+            framed.take(self._intake.buffer, 0, count)
             self._exchange.feed(view[:count])
         else:
-            piece = Unread(view[:count], self._source, self._pipe)
+            self._take(view, count)
+        self._owner.go_on()
+
+    def _take(self, view: memoryview, count: int) -> None:
+        """Have taken what of the body was looked at, and then discard what still lies there.
+
+        Raises:
+            OSError: it does not lie there any more.
+        """
+        spans, taken = self._framed.take(self._intake.buffer, 0, count)
+        gone = 0
+        if spans:
+            copy = piece_of(view, spans)
+            piece = Unread(copy, spans, self._source, self._mover) if self._framed.is_coarse else copy
             self._exchange.feed(piece)
-            piece.discard_rest()
-        self._rest_bytes -= count
-        self._owner.go_on(self._rest_bytes)
+            gone = piece.gone_bytes if isinstance(piece, Unread) else 0
+        while gone < taken:
+            count = self._source.recv_into(view, taken - gone, socket.MSG_TRUNC)
+            if not count:
+                raise ConnectionResetError
+            gone += count

@@ -4,7 +4,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from relay.wire.pipe import Pipe
+from relay.protocols.framed import Span
+from relay.wire.mover import Mover
 
 
 class Scattered:
@@ -24,39 +25,34 @@ class Scattered:
 
 
 class Unread:
-    """A piece that was looked at (``view``) where it still lies: in the socket that it came by."""
+    """A piece that was looked at (``copy``) where it still lies: in the socket that it came by, at ``spans`` of what is unread there.
 
-    __slots__ = ("_gone_bytes", "_pipe", "_size", "_source", "view")
+    ``gone_bytes`` is how much is not there any more.
+    """
 
-    def __init__(self, view: memoryview, source: socket.socket, pipe: Pipe) -> None:
-        self.view = view
-        self._size = len(view)
+    __slots__ = ("_mover", "_size", "_source", "_spans", "copy", "gone_bytes")
+
+    def __init__(self, copy: memoryview | Scattered, spans: Sequence[Span], source: socket.socket, mover: Mover) -> None:
+        self.copy = copy
+        self._size = len(copy)
+        self._spans = spans
         self._source = source
-        self._pipe = pipe
-        self._gone_bytes = 0
+        self._mover = mover
+        self.gone_bytes = 0
 
     def __len__(self) -> int:
         return self._size
 
     def __bytes__(self) -> bytes:
-        return bytes(self.view)
+        return bytes(self.copy)
 
-    def move_to(self, file: int) -> int:
-        """Have the kernel move it to another socket; returns how many bytes that took. The others are in ``view`` only."""
-        self._gone_bytes, moved = self._pipe.move(self._source.fileno(), file, self.view)
-        return moved
+    def move_to(self, file: int, before: bytes = b"") -> int:
+        """Have the kernel move it to another socket, behind ``before``.
 
-    def discard_rest(self) -> None:
-        """Take out of the socket what was not moved from there.
-
-        Raises:
-            OSError: it is not there any more.
+        Returns how many bytes that took of both. The others are in ``copy`` only.
         """
-        while self._gone_bytes < self._size:
-            count = self._source.recv_into(self.view, self._size - self._gone_bytes, socket.MSG_TRUNC)
-            if not count:
-                raise ConnectionResetError
-            self._gone_bytes += count
+        self.gone_bytes, moved = self._mover.move(self._source.fileno(), file, self._spans, before)
+        return moved
 
 
 Piece = bytes | memoryview | Scattered | Unread
@@ -75,6 +71,13 @@ PLENTY: Final = 1 << 30
 
 def views_of(piece: Piece) -> Sequence[bytes | memoryview]:
     """Where the bytes of a piece lie, in their order."""
-    if isinstance(piece, Scattered):
-        return piece.views
-    return (piece.view,) if isinstance(piece, Unread) else (piece,)
+    if isinstance(piece, Unread):
+        piece = piece.copy
+    return piece.views if isinstance(piece, Scattered) else (piece,)
+
+
+def piece_of(view: memoryview, spans: Sequence[Span]) -> memoryview | Scattered:
+    """The piece whose bytes lie there."""
+    if len(spans) == 1:
+        return view[spans[0][0] : spans[0][1]]
+    return Scattered([view[start:stop] for start, stop in spans])

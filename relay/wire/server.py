@@ -44,13 +44,14 @@ from uvicorn.server import ServerState
 
 from relay.errors import BodyIncomplete, ClientTooSlow, HeadTooLarge, RelayError
 from relay.protocols.chunked import ChunkedBody
+from relay.protocols.framed import DeclaredBody, Framed
 from relay.protocols.header_rules import HEAD_LIMIT, Framing, parse_framing
 from relay.wire.exchange import EXTENSION, INFORMATIONAL, Exchange
 from relay.wire.heads import END_OF_HEAD, RequestHead, check_beginning, parse_head
 from relay.wire.kernel import end_by_reset, is_reset, socket_of
 from relay.wire.lingering import Lingering
-from relay.wire.peeking import LONG_BYTES, Peeking, prepare_peeking
-from relay.wire.pieces import Scattered
+from relay.wire.peeking import Peeking, prepare_peeking
+from relay.wire.pieces import piece_of
 from relay.wire.surroundings import Surroundings
 
 LINGER_SECONDS: Final = 2.0
@@ -95,10 +96,9 @@ class Connection(asyncio.BufferedProtocol):
         self._state = State.HEAD
         self._head = bytearray()
         self._exchange: Exchange | None = None
-        self._rest_bytes = 0
+        self._framed: Framed = DeclaredBody(0)
         self._can_peek = False
         self._peeking: Peeking | None = None
-        self._chunks: ChunkedBody | None = None
         self._held = bytearray()
         self._held_at = 0
         self._is_dear = self._is_late = False
@@ -214,14 +214,14 @@ class Connection(asyncio.BufferedProtocol):
         try:
             while at < end:
                 if self._state is State.BODY and self._exchange is not None:
-                    at = self._take_body(self._exchange, buffer, at, end)
+                    at = self._take_body(self._exchange, self._framed, buffer, at, end)
                 elif self._state is State.HEAD:
                     at = self._take_head(buffer, at, end)
                 else:
                     self._take_surplus(buffer, at, end)
                     return
         except RelayError as fault:
-            self._refuse(fault)
+            self.refuse(fault)
 
     def _take_head(self, buffer: bytearray, at: int, end: int) -> int:
         if not self._head:
@@ -246,23 +246,17 @@ class Connection(asyncio.BufferedProtocol):
         self._begin(parse_head(bytes(head[: found.end()])))
         return at + found.end() - before
 
-    def _take_body(self, exchange: Exchange, buffer: bytearray, at: int, end: int) -> int:
-        if self._chunks is None:
-            stop = min(end, at + self._rest_bytes)
-            exchange.feed(memoryview(buffer)[at:stop])
-            self._rest_bytes -= stop - at
-            self._go_on(exchange, has_ended=not self._rest_bytes)
-        else:
-            views, stop = self._chunks.take(buffer, at, end)
-            self._is_dear = self._chunks.pieces > DEAR_PIECES
-            if views:
-                exchange.feed(views[0] if len(views) == 1 else Scattered(views))
-            self._go_on(exchange, has_ended=self._chunks.has_ended)
+    def _take_body(self, exchange: Exchange, framed: Framed, buffer: bytearray, at: int, end: int) -> int:
+        spans, stop = framed.take(buffer, at, end)
+        self._is_dear = framed.pieces > DEAR_PIECES
+        if spans:
+            exchange.feed(piece_of(memoryview(buffer), spans))
+        self._go_on(exchange, framed)
         return stop
 
-    def _go_on(self, exchange: Exchange, *, has_ended: bool) -> None:
+    def _go_on(self, exchange: Exchange, framed: Framed) -> None:
         """A piece of the body was taken: see how the rest of it is to be read, if at all."""
-        if has_ended:
+        if framed.has_ended:
             self._leave_body()
             self._state = State.WHOLE
             exchange.end()
@@ -276,18 +270,20 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _may_peek(self) -> bool:
-        return self._can_peek and self._peeking is None and self._state is State.BODY and self._rest_bytes >= LONG_BYTES
+        return self._can_peek and self._peeking is None and self._state is State.BODY and self._framed.is_long
 
     def _begin_peeking(self, exchange: Exchange) -> None:
         with contextlib.suppress(OSError):  # no descriptor is left
             source = self._transport.get_extra_info("socket").dup()
-            self._peeking = Peeking(source, self._shared, exchange, self._rest_bytes, self)
+            self._peeking = Peeking(source, self._shared, exchange, self._framed, self)
 
-    def go_on(self, rest_bytes: int) -> None:
-        """What was looked at is taken, and so much of the body is left."""
-        self._rest_bytes = rest_bytes
+    def go_on(self) -> None:
+        """What was looked at is taken."""
+        if self._framed.pieces > DEAR_PIECES:
+            self._is_dear = True
+            self.stop_peeking()
         if self._exchange is not None:
-            self._go_on(self._exchange, has_ended=not rest_bytes)
+            self._go_on(self._exchange, self._framed)
 
     def stop_peeking(self) -> None:
         """Have the loop read again."""
@@ -329,16 +325,11 @@ class Connection(asyncio.BufferedProtocol):
         task.add_done_callback(self._server.tasks.discard)
 
     def _frame(self, exchange: Exchange, framing: Framing) -> None:
-        self._chunks = None
-        self._rest_bytes = framing.length or 0
         if framing.length == 0:
             self._state = State.WHOLE
             exchange.end()
             return
-        if framing.length is None:
-            self._chunks = ChunkedBody()
-        else:
-            self._is_dear = False
+        self._framed = ChunkedBody() if framing.length is None else DeclaredBody(framing.length)
         self._state = State.BODY
         self._intake.enter()
 
@@ -378,7 +369,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._held is held and self._held_at == len(held):
             self._held = bytearray()
 
-    def _refuse(self, fault: RelayError) -> None:
+    def refuse(self, fault: RelayError) -> None:
         """Answer by ourselves, or let the app do it, and read no more requests."""
         if self._exchange is not None:
             self._leave_body()
@@ -490,7 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline = None
         if self._state is State.HEAD and self._head:
             self._head.clear()
-            self._refuse(ClientTooSlow("The head of the request did not come in time."))
+            self.refuse(ClientTooSlow("The head of the request did not come in time."))
         elif self._state is State.LINGER and self._lingering is not None and self._lingering.has_progress(self._loop.time()):
             self._set_deadline(CLOSE_SECONDS)
         elif self._state in {State.HEAD, State.LINGER}:

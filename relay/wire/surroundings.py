@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from relay.errors import RelayError
 from relay.wire.intake import Intake
-from relay.wire.pipe import Pipe
+from relay.wire.mover import Mover
 from relay.wire.rota import Rota
 
 TICK_SECONDS: Final = 1.0
@@ -49,5 +49,5 @@ class Surroundings:
     refuse: Callable[[RelayError], tuple[int, list[tuple[bytes, bytes]], bytes]]
     head_timeout: timedelta
     clock: Clock = field(default_factory=Clock)
-    pipe: Pipe = field(default_factory=Pipe)
+    mover: Mover = field(default_factory=Mover)
     rota: Rota = field(default_factory=Rota)

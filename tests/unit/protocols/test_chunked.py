@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import FramingInvalid
-from relay.protocols.chunked import LINE_LIMIT, MOVED_BYTES, TRAILERS_LIMIT, ChunkedBody
+from relay.protocols.chunked import COARSE_BYTES, LINE_LIMIT, MOVED_BYTES, TRAILERS_LIMIT, ChunkedBody
+from relay.protocols.framed import LONG_BYTES
 
 DATA = st.binary(min_size=1, max_size=40) | st.integers(-1, 1).map(lambda more: os.urandom(MOVED_BYTES + more))
 EXTENSIONS = st.sampled_from([b"", b";a", b"; a=b", b' ;a="b;c"', b"\t;x=\xe9"])
@@ -21,9 +22,13 @@ def read(pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
     found = b""
     for number, piece in enumerate(pieces):
         buffer = bytearray(b"before" + piece + b"behind")  # a place in a larger buffer, whose other bytes are none of its business
-        views, at = body.take(buffer, 6, 6 + len(piece))
-        found += b"".join(views)
-        assert all(len(view) >= MOVED_BYTES for view in views[1:])
+        spans, at = body.take(buffer, 6, 6 + len(piece))
+        taken = b"".join(buffer[start:stop] for start, stop in spans)
+        found += taken
+        sizes = [stop - start for start, stop in spans]
+        assert all(first + second >= MOVED_BYTES for first, second in itertools.pairwise(sizes))
+        if body.is_coarse:
+            assert b"".join(piece[start - 6 : stop - 6] for start, stop in spans) == taken
         assert bytes(buffer[:6]) + bytes(buffer[6 + len(piece) :]) == b"beforebehind"
         if body.has_ended:
             return found, bytes(buffer[at : 6 + len(piece)]) + b"".join(pieces[number + 1 :]), True
@@ -50,6 +55,34 @@ def test_any_segmentation_gives_the_same_body(
     assert read(cut(coded, places)) == (b"".join(data for data, _, _ in chunks), after, True)
 
 
+def taken_of(body: ChunkedBody, coded: bytes) -> bytes:
+    buffer = bytearray(coded)
+    spans, at = body.take(buffer, 0, len(buffer))
+    assert at == len(buffer)
+    return b"".join(buffer[start:stop] for start, stop in spans)
+
+
+def test_large_chunks_are_left_where_they_lie_and_are_worth_moving_once_much_has_come() -> None:
+    body, chunk = ChunkedBody(), b"%x\r\n" % COARSE_BYTES + bytes(COARSE_BYTES) + b"\r\n"
+    for _ in range(LONG_BYTES // COARSE_BYTES - 1):
+        assert taken_of(body, chunk) == bytes(COARSE_BYTES)
+        assert (body.is_coarse, body.is_long) == (True, False)
+    taken_of(body, 2 * chunk)
+    assert body.is_long
+    taken_of(body, 3 * (b"64\r\n" + bytes(100) + b"\r\n"))
+    assert (body.is_coarse, body.is_long) == (False, False)
+    taken_of(body, chunk)
+    assert body.is_long
+
+
+def test_a_small_piece_beside_large_ones_is_not_moved() -> None:
+    body = ChunkedBody()
+    large = b"%x\r\n" % (9 * COARSE_BYTES) + bytes(9 * COARSE_BYTES) + b"\r\n"
+    taken_of(body, large + b"1\r\na\r\n" + large + b"2\r\nbc")
+    assert body.is_coarse
+    assert body.pieces == 4
+
+
 MALFORMED = {
     "no size": b"\r\nabc\r\n",
     "a size that is no hex": b"g\r\n",
@@ -71,6 +104,8 @@ MALFORMED = {
     "nothing behind the data": b"3\r\nabc0\r\n\r\n",
     "two line ends behind the data": b"3\r\nabc\r\n\r\n0\r\n\r\n",
     "a line that is too long": b"3;" + b"a" * LINE_LIMIT + b"\r\nabc\r\n0\r\n\r\n",
+    "a line after a like one that ends otherwise": b"3\r\nabc\r\n3\r\nabc\r\n3\n\rabc\r\n0\r\n\r\n",
+    "no line end between chunks of one size": b"3\r\nabc\r\n3\r\nabc3\r\nabc\r\n0\r\n\r\n",
     "a trailer without a colon": b"0\r\nfoo\r\n\r\n",
     "a trailer that is folded": b"0\r\nA: b\r\n c\r\n\r\n",
     "a trailer with a space in its name": b"0\r\nA : b\r\n\r\n",

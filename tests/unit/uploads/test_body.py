@@ -10,8 +10,8 @@ from relay.errors import BodyIncomplete, ClientGone, ClientTooSlow, DigestMismat
 from relay.protocols.digests import Claims
 from relay.settings import UploadSettings
 from relay.uploads.body import RequestBody
+from relay.wire.mover import Mover
 from relay.wire.pieces import Piece, Scattered, Take, Unread
-from relay.wire.pipe import Pipe
 from tests.support.bodies import Read, SourceOf
 
 
@@ -212,7 +212,7 @@ async def test_what_was_claimed_is_proved_of_the_bytes_that_are_handed_on(is_cla
 
     async def pour(take: Take) -> bool:
         with socket.socket() as plain:
-            take(Unread(memoryview(bytearray(b"abc")), plain, Pipe()))
+            take(Unread(memoryview(bytearray(b"abc")), [(0, 3)], plain, Mover()))
         return True
 
     def keep(piece: Piece) -> int:
