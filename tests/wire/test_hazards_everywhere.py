@@ -48,8 +48,14 @@ def test_hazards_everywhere(
     certificate = make_certificate(tmp_path) if is_tls else None
     if certificate is not None:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate.path))
-    if http == "peeking":  # at every body, not at long ones only
-        monkeypatch.setattr("relay.wire.server.LONG_BYTES", 1)
+    if http == "peeking":  # at every body, not at long ones in large pieces only
+        for name in (
+            "protocols.framed.LONG_BYTES",
+            "protocols.chunked.LONG_BYTES",
+            "protocols.chunked.COARSE_BYTES",
+            "wire.channel.MOVED_BYTES",
+        ):
+            monkeypatch.setattr(f"relay.{name}", 1)
         http = None
     ways = [*(["h11"] if http else []), *(["tls"] if is_tls else [])]
     options = {**({"http": http} if http else {}), **({"certificate": str(certificate.path)} if certificate else {})}
