@@ -9,8 +9,9 @@ What was not moved is then discarded where it lies, which costs next to nothing.
 is received there, unless the framing of chunks lies between.
 
 Of a body in large chunks the content is moved and the framing is left behind (``mover``): it was read in the copy, and what a
-sender could still change of it goes nowhere. Small chunks cost more in calls than in copies, and very many are dear to parse:
-the loop reads such a body again (``Framed.is_long``), in small reads.
+sender could still change of it goes nowhere. Small chunks cost more in calls than in copies: a body in such is not begun
+(``Framed.is_long``), and what comes in such later is taken from the copy. Very many are dear to parse: then the loop reads
+again, in small reads.
 
     watching    the loop tells when something lies in the socket; it is looked at when it is its turn (``rota``), until nothing is left
     paused      nobody takes anything; what comes stays in the socket, and the client is slowed down
